@@ -1,0 +1,311 @@
+"""The front door: an experiment decides for contexts and learns from outcomes.
+
+Everything here is a function of its arguments: the snapshot that decides is passed in, the
+posterior that learns is the caller's. The server and the simulator call these same methods.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple, cast
+from uuid import UUID
+
+import numpy as np
+
+from bandit import rng
+from bandit.actions import Exclusion
+from bandit.decision import Decision, Group, Reason
+from bandit.errors import InvalidInputError
+from bandit.kernels import Bools, Floats
+from bandit.policy import ActionName, Uniform
+from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Outcomes, Posterior
+from bandit.snapshot import Asked, Choices, Snapshot, publish
+from bandit.spec import ExperimentSpec
+
+_BANDIT, _RANDOM = Group.BANDIT, Group.RANDOM  # looked up once: members of an Enum are slow
+
+
+class Question(NamedTuple):
+    """One decision to make.
+
+    Attributes
+    ----------
+    decision_id
+        From ``rng.decision_id``; its random part names the draw.
+    customer
+        Pseudonym of the customer; decides the group.
+    row
+        Context in schema order, from ``ContextSchema.row``.
+    exclusions
+        Rules of this request, beside the experiment's own.
+    """
+
+    decision_id: UUID
+    customer: bytes
+    row: Sequence[float]
+    exclusions: tuple[Exclusion, ...] = ()
+
+
+class Experiment:
+    """A specification, ready to decide and learn.
+
+    Parameters
+    ----------
+    spec
+        The decision point.
+    secret
+        Keys groups and draws; at least 16 bytes. The same secret gives the same decisions.
+
+    Raises
+    ------
+    InvalidInputError
+        If the secret is too short.
+
+    Examples
+    --------
+    >>> from bandit.spec_file import parse
+    >>> spec = parse('''
+    ... name = "welcome"
+    ... actions = {variants = ["short", "long"], channels = ["email", "push"]}
+    ... context = [{name = "age", kind = "number", bounds = [18, 90]}]
+    ... outcome = {window = 3600, rewards = [{name = "click"}]}
+    ... ''', "toml")
+    >>> welcome = Experiment(spec, secret=b"sixteen bytes or more")
+    >>> posterior = welcome.prior()
+    >>> snapshot = welcome.publish(posterior, version=0)
+    >>> one = rng.decision_id(welcome.secret, "welcome", "request-1", at_ms=0)
+    >>> decision = welcome.decide(snapshot, {"age": 41}, decision_id=one, customer=b"c1")
+    >>> decision.group.name, round(float(decision.propensities.sum()), 9)
+    ('BANDIT', 1.0)
+    """
+
+    def __init__(self, spec: ExperimentSpec, *, secret: bytes) -> None:
+        if len(secret) < 16:
+            raise InvalidInputError("needs at least 16 bytes", field="secret")
+        self.spec = spec
+        self.secret = secret
+        self._uniform = Uniform()
+
+    @cached_property
+    def baseline(self) -> int | None:
+        """Index of the baseline action."""
+        return self._index(self.spec.baseline)
+
+    @cached_property
+    def fallback(self) -> int | None:
+        """Index of the fallback action."""
+        return self._index(self.spec.fallback)
+
+    def prior(self) -> Posterior:
+        """Give the posterior of an empty log."""
+        policy = self.spec.policy
+        if policy.posterior == "beta_bernoulli":
+            prior = (policy.successes, policy.failures)
+            return BetaBernoulliPosterior(self.spec.actions.size, prior)
+        return GaussianPosterior(self.spec.features, policy.noise)
+
+    def publish(self, posterior: Posterior, *, version: int) -> Snapshot:
+        """Publish the posterior's belief; a pure function of the posterior and its position."""
+        policy = self.spec.policy
+        return publish(
+            posterior,
+            version=version,
+            exploration=policy.exploration,
+            draws=policy.draws,
+            stream=rng.snapshot_stream(self.secret, self.spec.name, posterior.seq),
+        )
+
+    def learn(
+        self,
+        posterior: Posterior,
+        rows: Floats,
+        actions: Sequence[int],
+        outcomes: Floats,
+        *,
+        seq: int,
+    ) -> None:
+        """Fold outcomes into the posterior, in log order.
+
+        Parameters
+        ----------
+        rows : (n, fields)
+            Contexts of the decisions.
+        actions : (n,)
+        outcomes : (n,)
+        seq
+            Log position that the posterior reaches.
+
+        Raises
+        ------
+        InvalidInputError
+            If a number is not finite; nothing is changed then.
+        """
+        x = self.spec.encoder.encode(rows)
+        chosen = np.asarray(actions, dtype=np.int64)
+        posterior.fold(Outcomes(x, chosen, np.asarray(outcomes, dtype=np.float64)), seq=seq)
+
+    def group(self, customer: bytes) -> Group:
+        """Give a customer's traffic group."""
+        return self.spec.groups.group(rng.group_point(self.secret, self.spec.name, customer))
+
+    def decide(  # noqa: PLR0913  the front door names its parts
+        self,
+        snapshot: Snapshot,
+        context: Mapping[str, object],
+        *,
+        decision_id: UUID,
+        customer: bytes,
+        exclusions: tuple[Exclusion, ...] = (),
+        propensities: bool = True,
+    ) -> Decision:
+        """Decide for one named context; see ``decide_batch``.
+
+        Raises
+        ------
+        InvalidInputError
+            For a context that does not fit the schema, or an exclusion of an unknown level.
+        """
+        row = self.spec.schema.row(context)
+        question = Question(decision_id, customer, row, exclusions)
+        return self.decide_batch(snapshot, [question], propensities=propensities)[0]
+
+    def decide_batch(
+        self,
+        snapshot: Snapshot,
+        questions: Sequence[Question],
+        *,
+        propensities: bool = True,
+        refused: Reason | None = None,
+    ) -> list[Decision]:
+        """Decide for many contexts; each decision is the one it would be alone, bit for bit.
+
+        Parameters
+        ----------
+        snapshot
+            The belief that decides.
+        questions
+            What to decide; rows are trusted to fit the schema.
+        propensities
+            Whether to compute every action's probability; without, ``propensity`` is NaN
+            where the policy chose.
+        refused
+            Why nobody is decided for now, such as ``Reason.PAUSED``: all get the fallback.
+
+        Raises
+        ------
+        InvalidInputError
+            If an exclusion names an unknown level.
+
+        Notes
+        -----
+        Customers of the no-contact group are never sent anything, not even a fallback.
+        """
+        groups = [self.group(q.customer) for q in questions]
+        which, masks, any_left = self._eligible(questions)
+        decisions: list[Decision | None] = [None] * len(questions)
+        bandit: list[int] = []
+        random: list[int] = []
+        for i, group in enumerate(groups):
+            if refused is None and group <= _RANDOM and any_left[which[i]]:
+                (bandit if group is _BANDIT else random).append(i)
+            else:
+                answer = self._declared(group, masks[which[i]], refused)
+                decisions[i] = self._certain(snapshot, questions[i], group, *answer)
+        for group, members in ((_BANDIT, bandit), (_RANDOM, random)):
+            if members:
+                policy = self.spec.chooser if group is _BANDIT else self._uniform
+                asked = self._asked(questions, members, which, masks)
+                choices = policy.choose(snapshot.belief, asked, propensities=propensities)
+                self._fill(decisions, snapshot, questions, group, members, choices)
+        return cast("list[Decision]", decisions)
+
+    def _eligible(self, questions: Sequence[Question]) -> tuple[list[int], Bools, list[bool]]:
+        """Give each question's mask as a row of a small table, and which masks leave anything."""
+        rows: dict[tuple[Exclusion, ...], int] = {}
+        which = [rows.setdefault(q.exclusions, len(rows)) for q in questions]
+        if len(rows) == 1 and not questions[0].exclusions:
+            return which, self._own_mask, [True]
+        masks = np.array([self.spec.actions.eligible(e) for e in rows], dtype=np.bool_)
+        masks = masks.reshape(len(rows), -1)
+        return which, masks, [bool(mask.any()) for mask in masks]
+
+    @cached_property
+    def _own_mask(self) -> Bools:
+        return self.spec.actions.mask.reshape(1, -1).copy()
+
+    def _asked(
+        self, questions: Sequence[Question], members: list[int], which: list[int], masks: Bools
+    ) -> Asked:
+        asking = [questions[i] for i in members]
+        rows = np.array([q.row for q in asking], dtype=np.float64).reshape(len(asking), -1)
+        secret, name = self.secret, self.spec.name
+        streams = b"".join([rng.decision_stream(secret, name, q.decision_id) for q in asking])
+        return Asked(
+            self.spec.encoder.encode(rows),
+            np.array([which[i] for i in members]) if len(masks) > 1 else np.zeros(len(asking), int),
+            masks,
+            rng.words(streams).reshape(-1, 4),
+        )
+
+    def _fill(  # noqa: PLR0913
+        self,
+        decisions: list[Decision | None],
+        snapshot: Snapshot,
+        questions: Sequence[Question],
+        group: Group,
+        members: list[int],
+        choices: Choices,
+    ) -> None:
+        p = choices.propensities
+        reason = Reason.POLICY if group is _BANDIT else Reason.RANDOM_GROUP
+        for place, action in enumerate(choices.actions.tolist()):
+            i = members[place]
+            decisions[i] = Decision(
+                decision_id=questions[i].decision_id,
+                action=action,
+                propensity=float("nan") if p is None else float(p[place, action]),
+                group=group,
+                reason=reason,
+                snapshot_version=snapshot.version,
+                propensities=None if p is None else p[place],
+            )
+
+    def _declared(
+        self, group: Group, eligible: Bools, refused: Reason | None
+    ) -> tuple[int | None, Reason]:
+        """Give the declared action of a customer for whom nothing is chosen, and why."""
+        if group is Group.NO_CONTACT:
+            return None, Reason.NO_CONTACT_GROUP
+        if group is Group.BASELINE and refused is None and _allows(eligible, self.baseline):
+            return self.baseline, Reason.BASELINE_GROUP
+        fallback = self.fallback if _allows(eligible, self.fallback) else None
+        return fallback, refused or Reason.NO_ELIGIBLE_ACTION
+
+    def _certain(
+        self,
+        snapshot: Snapshot,
+        question: Question,
+        group: Group,
+        action: int | None,
+        reason: Reason,
+    ) -> Decision:
+        p = np.zeros(self.spec.actions.size)
+        if action is not None:
+            p[action] = 1.0
+        return Decision(
+            decision_id=question.decision_id,
+            action=action,
+            propensity=1.0,
+            group=group,
+            reason=reason,
+            snapshot_version=snapshot.version,
+            propensities=p,
+        )
+
+    def _index(self, name: ActionName | None) -> int | None:
+        if name is None:
+            return None
+        return self.spec.actions.index(name.variant, name.channel, name.slot)
+
+
+def _allows(eligible: Bools, action: int | None) -> bool:
+    return action is not None and bool(eligible[action])

@@ -1,0 +1,187 @@
+"""From a decision's reward events to the one number that is learned."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from bandit.actions import check_name
+from bandit.errors import InvalidInputError
+
+AGGREGATIONS = ("first", "last", "sum", "max", "min", "mean")
+MAX_REWARDS = 64
+LARGEST = 1e12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reward:
+    """A kind of reward event that the experiment accepts.
+
+    Parameters
+    ----------
+    name
+        Such as ``opened`` or ``bought``.
+    bounds
+        Smallest and largest value a client may report, in the reward's own unit.
+    weight
+        What one unit counts in the outcome; negative for costs such as unsubscribes.
+    terminal
+        Whether this event closes the outcome at once instead of at the window's end.
+
+    Raises
+    ------
+    InvalidInputError
+        If bounds are not low <= high within +-1e12, or the weight is not finite.
+    """
+
+    name: str
+    bounds: tuple[float, float] = (0.0, 1.0)
+    weight: float = 1.0
+    terminal: bool = False
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "name")
+        low, high = self.bounds
+        if not -LARGEST <= low <= high <= LARGEST:
+            raise InvalidInputError(
+                f"need -1e12 <= low <= high <= 1e12, got {self.bounds}", field="bounds"
+            )
+        if not abs(self.weight) * max(abs(low), abs(high)) <= LARGEST:
+            raise InvalidInputError(f"{self.weight} times the bounds passes 1e12", field="weight")
+
+
+class RewardEvent(NamedTuple):
+    """One reported fact about a decision; times in microseconds since 1970, UTC."""
+
+    name: str
+    value: float
+    occurred_at: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeRule:
+    """How a decision's reward events become its outcome.
+
+    Parameters
+    ----------
+    rewards
+        The kinds of event that are accepted.
+    window
+        Seconds after the decision in which an event counts.
+    early
+        Seconds that an event may seem to precede its decision (clock skew) and still count.
+    silence
+        What a decision nobody reported on means: its outcome is the ``default``, or it has
+        none and is left out (``ignore``), as when only some messages are really sent.
+    default
+        Outcome of silence.
+    aggregation
+        How the weighted values combine: first, last, sum, max, min or mean.
+
+    Raises
+    ------
+    InvalidInputError
+        If a value is out of range or a name is repeated.
+    """
+
+    rewards: tuple[Reward, ...]
+    window: float
+    early: float = 60.0
+    silence: str = "default"
+    default: float = 0.0
+    aggregation: str = "sum"
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.rewards) <= MAX_REWARDS:
+            raise InvalidInputError(
+                f"needs 1 to {MAX_REWARDS} kinds, got {len(self.rewards)}", field="rewards"
+            )
+        if len(self.by_name) < len(self.rewards):
+            raise InvalidInputError("a name is repeated", field="rewards")
+        if not 0 < self.window <= 366 * 86_400:
+            raise InvalidInputError(
+                f"must be more than 0 and at most a year of seconds, got {self.window}",
+                field="window",
+            )
+        if not 0 <= self.early <= 86_400:
+            raise InvalidInputError(f"must be 0 to 86400 seconds, got {self.early}", field="early")
+        if self.silence not in ("default", "ignore"):
+            raise InvalidInputError(
+                f"{self.silence!r} is neither default nor ignore", field="silence"
+            )
+        if not abs(self.default) <= LARGEST:
+            raise InvalidInputError(f"must be within +-1e12, got {self.default}", field="default")
+        if self.aggregation not in AGGREGATIONS:
+            raise InvalidInputError(
+                f"{self.aggregation!r} is none of {', '.join(AGGREGATIONS)}", field="aggregation"
+            )
+
+    @cached_property
+    def by_name(self) -> dict[str, Reward]:
+        """The kinds of event by name."""
+        return {reward.name: reward for reward in self.rewards}
+
+    @property
+    def window_us(self) -> int:
+        """The window in microseconds."""
+        return round(self.window * 1e6)
+
+    def check(self, name: str, value: float) -> None:
+        """Refuse an event of an unknown kind, or a value that is not in its bounds.
+
+        Raises
+        ------
+        InvalidInputError
+            With the path ``name`` or ``value``.
+        """
+        reward = self.by_name.get(name)
+        if reward is None:
+            known = ", ".join(self.by_name)
+            raise InvalidInputError(f"no reward {name[:64]!r}; known: {known}", field="name")
+        low, high = reward.bounds
+        if not low <= value <= high:  # also refuses NaN
+            raise InvalidInputError(f"{value} is outside [{low}, {high}]", field="value")
+
+    def counts(self, event: RewardEvent, decided_at: int) -> bool:
+        """Whether an event lies in the decision's window (times in microseconds)."""
+        since = event.occurred_at - decided_at
+        return -round(self.early * 1e6) <= since <= self.window_us
+
+    def outcome(self, events: Sequence[RewardEvent], decided_at: int) -> float | None:
+        """Compute the outcome of one decision.
+
+        Parameters
+        ----------
+        events
+            In log order; those outside the window are left out here.
+        decided_at
+            Microseconds since 1970.
+
+        Returns
+        -------
+        The weighted aggregate; the default, or None, when nobody reported.
+
+        Notes
+        -----
+        ``first`` and ``last`` go by the time of occurrence, then by log order.
+        """
+        counted = sorted(
+            (e for e in events if self.counts(e, decided_at)), key=lambda e: e.occurred_at
+        )
+        if not counted:
+            return self.default if self.silence == "default" else None
+        values = [self.by_name[e.name].weight * e.value for e in counted]
+        match self.aggregation:
+            case "first":
+                return values[0]
+            case "last":
+                return values[-1]
+            case "max":
+                return max(values)
+            case "min":
+                return min(values)
+            case "mean":
+                return math.fsum(values) / len(values)
+            case _:
+                return math.fsum(values)

@@ -1,0 +1,211 @@
+"""The published belief that decisions read: immutable, versioned, and fast to score.
+
+Three forms, by the structure of the posterior: independent arms (moments of every score),
+shared weights (a bank of joint draws), and no context (tabulated scores). Each gives the
+propensity of every action and the draw from it; see ``docs/decisions/0003-propensities.md``.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from bandit import kernels, propensity
+from bandit.errors import BanditError
+from bandit.features import FeatureMap
+from bandit.kernels import Bools, Floats, Ints, Words
+from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Posterior
+
+
+class Asked(NamedTuple):
+    """A batch of decisions to make.
+
+    Attributes
+    ----------
+    x : (n, d)
+        Features of the contexts.
+    which : (n,)
+        Row of ``masks`` that holds each decision's eligible actions, at least one.
+    masks : (e, k)
+    streams : (n, 4)
+        Name of each decision's random stream.
+    """
+
+    x: Floats
+    which: Ints
+    masks: Bools
+    streams: Words
+
+
+class Choices(NamedTuple):
+    """Chosen actions, shape (n,), and propensities of all actions, (n, k) or None."""
+
+    actions: Ints
+    propensities: Floats | None
+
+
+class Belief(Protocol):
+    """A published posterior."""
+
+    def decide(self, asked: Asked, floor: float) -> Choices:
+        """Compute every eligible action's propensity, at least ``floor``, and draw from them."""
+        ...
+
+    def draw(self, asked: Asked, floor: float) -> Choices:
+        """Draw from the same distribution without computing it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndependentScores:
+    """Arms with weights of their own: score moments in closed form, exact propensities.
+
+    Attributes
+    ----------
+    mean : (d, k)
+        Posterior means, arm-minor.
+    root : (d (d + 1) / 2, k)
+        Packed triangular roots of the covariances times the exploration scale, arm-minor.
+    """
+
+    mean: Floats
+    root: Floats
+
+    def decide(self, asked: Asked, floor: float) -> Choices:
+        """Decide with propensities exact to about 1e-12 (piecewise Gauss-Legendre)."""
+        nodes, marks = propensity.NODES, propensity.MARKS
+        return Choices(
+            *kernels.decide_independent(*asked, self.mean, self.root, nodes, marks, floor)
+        )
+
+    def draw(self, asked: Asked, floor: float) -> Choices:
+        """Draw one score per arm and take the best."""
+        return Choices(kernels.draw_independent(*asked, self.mean, self.root, floor), None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleBank:
+    """Shared weights: joint draws made once; a propensity is a share of their wins.
+
+    Attributes
+    ----------
+    bank : (m, draws)
+    features
+        Which weights every action uses.
+    """
+
+    bank: Floats
+    features: FeatureMap
+
+    def decide(self, asked: Asked, floor: float) -> Choices:
+        """Decide by the shares of wins, mixed with the floor."""
+        f = self.features
+        return Choices(
+            *kernels.decide_joint(*asked, self.bank, f.cells, f.offsets, f.crossed, f.counts, floor)
+        )
+
+    def draw(self, asked: Asked, floor: float) -> Choices:
+        """Take the best action of one member of the bank."""
+        f = self.features
+        actions = kernels.draw_joint(
+            *asked, self.bank, f.cells, f.offsets, f.crossed, f.counts, floor
+        )
+        return Choices(actions, None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TabulatedScores:
+    """Arms without context: CDF and density of every arm at common nodes.
+
+    Attributes
+    ----------
+    cdf, density : (g, k)
+    """
+
+    cdf: Floats
+    density: Floats
+
+    def decide(self, asked: Asked, floor: float) -> Choices:
+        """Decide with exact propensities."""
+        _, which, masks, streams = asked
+        return Choices(
+            *kernels.decide_tabulated(which, masks, streams, self.cdf, self.density, floor)
+        )
+
+    def draw(self, asked: Asked, floor: float) -> Choices:
+        """Draw from the computed propensities: they cost one pass over the table."""
+        return Choices(self.decide(asked, floor).actions, None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """A published copy of the posterior.
+
+    Attributes
+    ----------
+    version
+        Counts publications; 0 is the prior.
+    seq
+        Log position up to which outcomes were folded.
+    count
+        Outcomes folded.
+    belief
+        What policies read.
+    """
+
+    version: int
+    seq: int
+    count: int
+    belief: Belief
+
+
+def publish(
+    posterior: Posterior, *, version: int, exploration: float, draws: int, stream: Words
+) -> Snapshot:
+    """Derive from the posterior what decisions read.
+
+    Parameters
+    ----------
+    exploration
+        Multiplies the posterior standard deviation; 1 is calibrated, 0 is greedy.
+    draws
+        Size of the sample bank, where one is used.
+    stream
+        Name of the bank's random stream.
+
+    Notes
+    -----
+    Independent arms: O(k d**3 / 2). Shared weights: O(m**3 / 3 + draws m**2 / 2).
+    """
+    match posterior:
+        case GaussianPosterior():
+            belief = _gaussian(posterior, exploration, draws, stream)
+        case BetaBernoulliPosterior():
+            belief = _beta(posterior, exploration)
+        case _:
+            raise BanditError(f"no published form for {type(posterior).__name__}")
+    return Snapshot(version, posterior.seq, posterior.count, belief)
+
+
+def _gaussian(
+    posterior: GaussianPosterior, exploration: float, draws: int, stream: Words
+) -> Belief:
+    mean, lower, variance, _, _ = posterior.moments()
+    scale = exploration * float(np.sqrt(variance))
+    if not posterior.features.is_disjoint:
+        bank = kernels.draw_bank(mean[0], lower[0], scale, stream, draws)
+        return SampleBank(bank, posterior.features)
+    roots = [scale * kernels.invert_lower(factor) for factor in lower]
+    return IndependentScores(np.ascontiguousarray(mean.T), np.ascontiguousarray(np.array(roots).T))
+
+
+def _beta(posterior: BetaBernoulliPosterior, exploration: float) -> Belief:
+    successes, failures = posterior.parameters()
+    if exploration == 0.0:
+        return TabulatedScores(*propensity.rank_table(successes / (successes + failures)))
+    narrow = exploration**-2.0
+    return TabulatedScores(
+        *propensity.beta_table(
+            np.maximum(successes * narrow, 0.5), np.maximum(failures * narrow, 0.5)
+        )
+    )

@@ -1,0 +1,155 @@
+"""Specifications as text: TOML, YAML or JSON in, JSON out, every error with its path.
+
+Reading is pydantic's (strict types, no unknown fields); the dataclasses stay plain and check
+themselves. See ``docs/decisions/0001-spec-reader.md``.
+"""
+
+import json
+import tomllib
+from difflib import get_close_matches
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from bandit.errors import BanditError, InvalidInputError
+from bandit.spec import ExperimentSpec
+
+MAX_BYTES = 1_000_000
+_LEVELS = ("variants", "channels", "slots")
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    spec: ExperimentSpec
+
+
+_EXPORT = TypeAdapter(ExperimentSpec)
+
+
+def parse(text: str, form: str) -> ExperimentSpec:
+    """Read a specification.
+
+    Parameters
+    ----------
+    text
+        At most 1 MB.
+    form
+        ``toml``, ``yaml`` or ``json``.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming every offending field by its path, and what would be right.
+
+    Examples
+    --------
+    >>> parse('name = "x"', "toml")
+    Traceback (most recent call last):
+    bandit.errors.InvalidInputError: 2 errors: actions: is required; outcome: is required
+    """
+    if len(text) > MAX_BYTES:
+        raise InvalidInputError(f"the specification is larger than {MAX_BYTES} bytes")
+    try:
+        match form:
+            case "toml":
+                data = tomllib.loads(text)
+            case "yaml" | "yml":
+                data = yaml.load(text, Loader=_PlainLoader)  # noqa: S506  a SafeLoader
+            case "json":
+                data = json.loads(text)
+            case _:
+                raise InvalidInputError(f"{form!r} is none of toml, yaml, json")
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"this is not {form}: {error}") from None
+    return from_data(data)
+
+
+def from_data(data: object) -> ExperimentSpec:
+    """Read a specification from nested dicts and lists; see ``parse`` for errors."""
+    try:
+        text = json.dumps({"spec": _named_levels(data)})
+        return _Document.model_validate_json(text).spec
+    except ValidationError as error:
+        raise _readable(error) from None
+    except (TypeError, RecursionError, UnicodeEncodeError) as error:
+        raise InvalidInputError(f"holds a value that no field takes: {error}") from None
+
+
+def to_data(spec: ExperimentSpec) -> dict[str, Any]:
+    """Give a specification as nested dicts and lists; defaults are written out."""
+    data: dict[str, Any] = _EXPORT.dump_python(spec, mode="json", exclude_none=True)
+    return data
+
+
+def to_json(spec: ExperimentSpec) -> str:
+    """Write a specification as canonical JSON: the same spec gives the same text."""
+    return json.dumps(to_data(spec), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _named_levels(data: object) -> object:
+    """Let a level be written as its bare name."""
+    if not isinstance(data, dict) or not isinstance(data.get("actions"), dict):
+        return data
+    actions = {
+        key: [{"name": v} if isinstance(v, str) else v for v in value]
+        if key in _LEVELS and isinstance(value, list)
+        else value
+        for key, value in data["actions"].items()
+    }
+    return {**data, "actions": actions}
+
+
+def _readable(error: ValidationError) -> InvalidInputError:
+    violations = [_violation(e) for e in error.errors(include_url=False)]
+    if len(violations) == 1:
+        path, message = violations[0]
+        return InvalidInputError(message, field=path)
+    listed = "; ".join(f"{p}: {m}" if p else m for p, m in violations[:20])
+    return InvalidInputError(f"{len(violations)} errors: {listed}")
+
+
+def _violation(entry: Any) -> tuple[str, str]:  # noqa: ANN401  pydantic's ErrorDetails
+    path = ""
+    for part in entry["loc"][1:]:
+        path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{part}"
+    cause = entry.get("ctx", {}).get("error")
+    match entry["type"]:
+        case "missing":
+            return path, "is required"
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return path, "is not a field here" + _meant(entry["loc"])
+        case "dataclass_type":
+            return path, f"needs a table of fields, got {type(entry['input']).__name__}"
+        case "value_error" if isinstance(cause, BanditError):
+            return cause.under(path).field, cause.message
+        case _:
+            return path, f"{entry['msg'].lower()}, got {str(entry['input'])[:60]!r}"
+
+
+def _meant(loc: tuple[str | int, ...]) -> str:
+    if loc[-1] in _FIELD_NAMES:
+        return ", it belongs to another table"
+    close = get_close_matches(str(loc[-1]), _FIELD_NAMES, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _field_names(schema: object) -> set[str]:
+    if isinstance(schema, list):
+        return set[str]().union(*map(_field_names, schema))
+    if not isinstance(schema, dict):
+        return set()
+    return set(schema.get("properties", {})).union(*map(_field_names, schema.values()))
+
+
+_FIELD_NAMES = sorted(_field_names(_EXPORT.json_schema()))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML without anchors: a few lines of those can unfold into gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("anchors and aliases are not allowed")
+        return super().compose_node(parent, index)

@@ -1,0 +1,71 @@
+"""When a slot's message goes out: local time of day to an instant, right across DST."""
+
+from datetime import UTC, datetime, time, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from bandit.actions import Level
+from bandit.errors import InvalidInputError
+
+
+def check_zone(name: str) -> None:
+    """Refuse a name that is no IANA time zone.
+
+    Raises
+    ------
+    InvalidInputError
+        With the path ``time_zone``.
+    """
+    _zone(name)
+
+
+def send_at(slot: Level, decided_at: datetime, time_zone: str) -> datetime:
+    """Give the instant, in UTC, at which a slot's message goes out.
+
+    Parameters
+    ----------
+    slot
+        With a local time of day, or without one: at once.
+    decided_at
+        Aware instant of the decision.
+    time_zone
+        IANA name of the customer's zone; empty means UTC.
+
+    Returns
+    -------
+    The first instant at or after ``decided_at`` at which the customer's clock shows the
+    slot's time. A time that DST skips goes out as much later as the clock was moved; one
+    that DST repeats goes out the first time.
+
+    Raises
+    ------
+    InvalidInputError
+        For an unknown zone.
+
+    Examples
+    --------
+    >>> night = datetime(2026, 3, 28, 22, tzinfo=UTC)
+    >>> send_at(Level(name="early", time="02:30"), night, "Europe/Berlin").isoformat()
+    '2026-03-29T01:30:00+00:00'
+    """
+    if slot.time is None:
+        return decided_at.astimezone(UTC)
+    zone = _zone(time_zone)
+    clock = time(int(slot.time[:2]), int(slot.time[3:]))
+    day = decided_at.astimezone(zone).date()
+    for ahead in range(3):
+        wall = datetime.combine(day + timedelta(days=ahead), clock, tzinfo=zone)
+        instant = wall.astimezone(UTC)  # fold=0: the first of two, the later of a gap
+        if instant >= decided_at:
+            return instant
+    raise AssertionError("a day has at most 48 hours")
+
+
+@lru_cache(maxsize=1024)
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidInputError(
+            f"{name[:64]!r} is no IANA time zone such as Europe/Berlin", field="time_zone"
+        ) from None

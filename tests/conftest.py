@@ -1,0 +1,22 @@
+"""Hypothesis profiles: no deadline, because a kernel's first call compiles it."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of shared real data: BANDIT_DATA, or ../shared/data beside the project."""
+    folder = Path(os.environ.get("BANDIT_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"real data is absent: {folder} (set BANDIT_DATA)")
+    return folder
