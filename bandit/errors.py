@@ -39,6 +39,10 @@ class ConflictError(BanditError):
     """The same id was seen before with a different content."""
 
 
+class ChangedError(BanditError):
+    """What the caller saw last is no longer so; read again, then decide again."""
+
+
 class StateError(BanditError):
     """The experiment's state does not allow the call; change the state first."""
 

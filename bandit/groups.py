@@ -51,6 +51,17 @@ class Groups:
                 "share grows"
             )
 
+    @property
+    def shares(self) -> dict[Group, float]:
+        """Share of every group."""
+        rest = 1.0 - self.random - self.baseline - self.no_contact
+        return {
+            Group.BANDIT: max(rest, 0.0),
+            Group.RANDOM: self.random,
+            Group.BASELINE: self.baseline,
+            Group.NO_CONTACT: self.no_contact,
+        }
+
     def group(self, point: int) -> Group:
         """Give the group of a point in [0, 2**32)."""
         if point < self.random * _FULL:

@@ -1,0 +1,122 @@
+"""Measuring groups: means and lift with intervals, and whether the split is as declared."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from scipy import special, stats
+
+from bandit.decision import Group
+from bandit.groups import Groups
+
+CONFIDENCE = 0.95
+_Z = float(special.ndtri(0.5 + CONFIDENCE / 2))
+
+
+class Sample(NamedTuple):
+    """Outcomes of one group: how many, their sum and their sum of squares."""
+
+    n: int
+    total: float
+    squares: float
+
+    @property
+    def mean(self) -> float:
+        """Mean outcome; NaN without outcomes."""
+        return self.total / self.n if self.n else math.nan
+
+    @property
+    def variance(self) -> float:
+        """Variance of the mean; NaN with fewer than two outcomes."""
+        if self.n < 2:
+            return math.nan
+        spread = max(self.squares - self.total * self.total / self.n, 0.0) / (self.n - 1)
+        return spread / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Ends of the 95 % interval of the mean, by the central limit theorem."""
+        half = _Z * math.sqrt(self.variance)
+        return self.mean - half, self.mean + half
+
+
+class Lift(NamedTuple):
+    """One mean against another: the difference, and the ratio less one, with 95 % intervals.
+
+    The relative part is NaN unless both means are positive and known to be.
+    """
+
+    difference: float
+    low: float
+    high: float
+    relative: float
+    relative_low: float
+    relative_high: float
+
+
+def lift(sample: Sample, against: Sample) -> Lift:
+    """Compare a group with another, whose customers were split by a keyed hash.
+
+    Returns
+    -------
+    Difference of the means with its Welch interval, and the relative lift with the interval
+    of the log ratio (delta method).
+
+    Notes
+    -----
+    Valid although the bandit adapts: who is in which group does not depend on the past, and
+    a group's mean is a sum of martingale differences about the mean of its conditional
+    expectations. Source: Hall & Heyde, Martingale Limit Theory, 1980, section 3.2.
+
+    Examples
+    --------
+    >>> found = lift(Sample(10_000, 1_200, 1_200), Sample(10_000, 1_000, 1_000))
+    >>> round(found.relative, 2), found.low > 0
+    (0.2, True)
+    """
+    difference = sample.mean - against.mean
+    half = _Z * math.sqrt(sample.variance + against.variance)
+    relative = relative_half = math.nan
+    is_known = sample.interval[0] > 0 and against.interval[0] > 0  # False for NaN
+    if is_known:
+        relative = math.log(sample.mean / against.mean)
+        relative_half = _Z * math.sqrt(
+            sample.variance / sample.mean**2 + against.variance / against.mean**2
+        )
+    return Lift(
+        difference,
+        difference - half,
+        difference + half,
+        math.expm1(relative),
+        math.expm1(relative - relative_half),
+        math.expm1(relative + relative_half),
+    )
+
+
+def sample_ratio_p_value(customers: Mapping[Group, int], groups: Groups) -> float:
+    """Give the chance of group sizes at least this far from the declared shares.
+
+    Parameters
+    ----------
+    customers
+        Number of distinct customers of every group: one customer's decisions all fall in one
+        group, so decisions would not be independent.
+
+    Returns
+    -------
+    p-value of Pearson's chi-square; NaN without customers, 0 for customers in a group that
+    has no share.
+    """
+    total = sum(customers.values())
+    if total == 0:
+        return math.nan
+    shares = groups.shares
+    if any(n > 0 and shares[group] <= 0 for group, n in customers.items()):
+        return 0.0
+    used = [group for group, share in shares.items() if share > 0]
+    if len(used) == 1:
+        return 1.0
+    observed = [customers.get(group, 0) for group in used]
+    whole = sum(shares[group] for group in used)
+    expected = [total * shares[group] / whole for group in used]
+    return float(stats.chisquare(observed, expected).pvalue)

@@ -1,0 +1,172 @@
+"""Experiments and their snapshots in the database: functions on the caller's transaction."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, insert, null, select, update
+from sqlalchemy.engine import Connection, Row
+
+from bandit.errors import ConflictError, CorruptionError, NotFoundError
+from server.schema import experiments, facts, snapshots
+
+KEPT_POSTERIORS = 3
+
+
+class State(IntEnum):
+    """Where an experiment is in its life; the numbers are stored and never change."""
+
+    DRAFT = 1
+    RUNNING = 2
+    PAUSED = 3
+    ARCHIVED = 4
+
+
+class Published(NamedTuple):
+    """A snapshot's place and content, as stored."""
+
+    version: int
+    seq: int
+    outcomes: int
+    digest: bytes
+    published_at: int
+    posterior: bytes
+
+
+def add_experiment(  # noqa: PLR0913
+    connection: Connection, *, tenant: str, name: str, request_id: str, spec: str, now: int
+) -> tuple[Row[Any], bool]:
+    """Add an experiment in state DRAFT, or give the one this request added before.
+
+    Returns
+    -------
+    The row, and whether it is new.
+
+    Raises
+    ------
+    ConflictError
+        If the name is taken, or the request id was used with another specification.
+    """
+    columns = experiments.c
+    before = connection.execute(
+        select(experiments).where(columns.tenant == tenant, columns.request_id == request_id)
+    ).first()
+    if before is not None:
+        if before.spec != spec:
+            raise ConflictError(
+                f"request id {request_id!r} was used before with another specification",
+                field="request_id",
+            )
+        return before, False
+    if find_experiment(connection, tenant, name) is not None:
+        raise ConflictError(f"an experiment {name!r} exists", field="spec.name")
+    row = {
+        "tenant": tenant,
+        "name": name,
+        "request_id": request_id,
+        "spec": spec,
+        "state": State.DRAFT,
+        "revision": 1,
+        "created_at": now,
+        "next_seq": 1,
+        "epoch": 1,
+        "closed_seq": 0,
+    }
+    added = connection.execute(insert(experiments).returning(experiments), row).one()
+    return added, True
+
+
+def find_experiment(connection: Connection, tenant: str, name: str) -> Row[Any] | None:
+    """Read one experiment, or None."""
+    return connection.execute(
+        select(experiments).where(experiments.c.tenant == tenant, experiments.c.name == name)
+    ).first()
+
+
+def list_experiments(connection: Connection, tenant: str | None = None) -> Sequence[Row[Any]]:
+    """Read all experiments, of one tenant or of all, in order of name."""
+    chosen = select(experiments).order_by(experiments.c.tenant, experiments.c.name)
+    if tenant is not None:
+        chosen = chosen.where(experiments.c.tenant == tenant)
+    return connection.execute(chosen).all()
+
+
+def set_state(connection: Connection, experiment_id: int, state: State) -> Row[Any]:
+    """Move an experiment to a state and give its row."""
+    row = connection.execute(
+        update(experiments)
+        .where(experiments.c.id == experiment_id)
+        .values(state=state, revision=experiments.c.revision + 1)
+        .returning(experiments)
+    ).first()
+    if row is None:
+        raise NotFoundError(f"no experiment {experiment_id}")
+    return row
+
+
+def add_snapshot(connection: Connection, experiment_id: int, published: Published) -> None:
+    """Store the next snapshot with its posterior; drop the posteriors of old ones.
+
+    Raises
+    ------
+    ConflictError
+        If the version is not the next: somebody else published meanwhile.
+    """
+    last = connection.execute(
+        select(func.max(snapshots.c.version)).where(snapshots.c.experiment_id == experiment_id)
+    ).scalar_one()
+    if published.version != (last or 0) + 1:
+        raise ConflictError(f"snapshot {published.version} does not follow {last or 0}")
+    connection.execute(insert(snapshots), {"experiment_id": experiment_id, **published._asdict()})
+    connection.execute(
+        update(snapshots)
+        .where(
+            snapshots.c.experiment_id == experiment_id,
+            snapshots.c.version == published.version - KEPT_POSTERIORS,
+        )
+        .values(posterior=null())
+    )
+
+
+def latest_snapshot(connection: Connection, experiment_id: int) -> Published | None:
+    """Read the newest snapshot, or None before the first.
+
+    Raises
+    ------
+    CorruptionError
+        If its posterior is gone.
+    """
+    row = connection.execute(
+        select(snapshots)
+        .where(snapshots.c.experiment_id == experiment_id)
+        .order_by(snapshots.c.version.desc())
+        .limit(1)
+    ).first()
+    if row is None:
+        return None
+    if row.posterior is None:
+        raise CorruptionError(f"snapshot {row.version} has lost its posterior")
+    return Published(*(row._mapping[name] for name in Published._fields))
+
+
+def list_snapshots(connection: Connection, experiment_id: int) -> Sequence[Row[Any]]:
+    """Read every snapshot's version, place and digest, in order."""
+    return connection.execute(
+        select(snapshots)
+        .where(snapshots.c.experiment_id == experiment_id)
+        .order_by(snapshots.c.version)
+    ).all()
+
+
+def fact(connection: Connection, name: str) -> str | None:
+    """Read one fact of the whole database."""
+    return connection.execute(
+        select(facts.c.value).where(facts.c.name == name)
+    ).scalar_one_or_none()
+
+
+def set_fact(connection: Connection, name: str, value: str) -> None:
+    """Write one fact of the whole database."""
+    changed = connection.execute(update(facts).where(facts.c.name == name).values(value=value))
+    if changed.rowcount == 0:
+        connection.execute(insert(facts), {"name": name, "value": value})

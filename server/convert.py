@@ -1,0 +1,462 @@
+"""Wire to domain and back: the only module that reads or builds messages."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import numpy as np
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
+from sqlalchemy.engine import Row
+
+from bandit import rng, spec_file, timing
+from bandit.actions import Exclusion
+from bandit.context import ContextSchema
+from bandit.decision import Decision, Group, Reason
+from bandit.errors import BanditError, InvalidInputError
+from bandit.experiment import Experiment, Question
+from bandit.spec import ExperimentSpec
+from server.clock import to_datetime
+from server.live import LiveExperiment
+from server.pb import bandit_pb2 as pb
+from server.reporting import Report
+from server.status import code_of, reason_of
+from server.storage import DecisionRow, EventRow, Logged, Recorded
+
+MAX_BATCH = 1_000
+MAX_ID = 128
+MAX_CUSTOMER_ID = 256
+_LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z in seconds
+
+
+def parse(kind: type[Message], data: bytes) -> Any:  # noqa: ANN401  a message of that kind
+    """Read a message; refuse bytes that are none, and fields that this release does not know.
+
+    Raises
+    ------
+    InvalidInputError
+        With the path of the unknown field.
+    """
+    message = kind()
+    try:
+        message.ParseFromString(data)
+    except Exception:  # noqa: BLE001  protobuf's DecodeError, and what its decoders let through
+        raise InvalidInputError(f"these bytes are no {kind.DESCRIPTOR.name}") from None
+    size = message.ByteSize()
+    message.DiscardUnknownFields()  # type: ignore[attr-defined]
+    if message.ByteSize() != size:
+        message.ParseFromString(data)
+        raise InvalidInputError(
+            "is not known to this release; upgrade the server, or leave it out",
+            field=_unknown_field(message),
+        )
+    return message
+
+
+def _unknown_field(message: Message) -> str:
+    """Find the path of the first field that the contract does not have."""
+    for unknown in UnknownFieldSet(message):
+        return f"(field number {unknown.field_number})"
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            items = [(f'{field.name}["{k}"]', v) for k, v in value.items()]
+        elif isinstance(value, Message):
+            items = [(field.name, value)]
+        else:
+            items = [(f"{field.name}[{i}]", v) for i, v in enumerate(value)]
+        for path, item in items:
+            if isinstance(item, Message) and (found := _unknown_field(item)):
+                return f"{path}.{found}"
+    return ""
+
+
+# --- requests ---------------------------------------------------------------------------
+
+
+class Asking(NamedTuple):
+    """A request to decide, read and checked."""
+
+    question: Question
+    request_id: str
+    request_hash: bytes
+    exclusions: str | None
+    time_zone: str
+    include_propensities: bool
+
+
+def text(value: str, field: str, most: int = MAX_ID) -> str:
+    """Refuse a text that is empty, too long, or holds a NUL.
+
+    Raises
+    ------
+    InvalidInputError
+        With ``field`` as the path.
+    """
+    if not value:
+        raise InvalidInputError("is required", field=field)
+    if len(value) > most:
+        raise InvalidInputError(f"{len(value)} characters, at most {most} are allowed", field=field)
+    if "\0" in value:
+        raise InvalidInputError("holds a NUL character", field=field)
+    return value
+
+
+def asking(request: pb.DecideRequest, experiment: Experiment, tenant: str, now: int) -> Asking:
+    """Read a request to decide.
+
+    Raises
+    ------
+    InvalidInputError
+        With the path of the first field that does not fit.
+    """
+    request_id = text(request.request_id, "request_id")
+    customer_id = text(request.customer_id, "customer_id", MAX_CUSTOMER_ID)
+    row = context_row(request.context, experiment.spec.schema)
+    rules = exclusions(request.exclusions)
+    if rules:
+        experiment.spec.actions.check(rules)
+    if request.time_zone:
+        timing.check_zone(request.time_zone)
+    customer = rng.customer_key(experiment.secret, tenant, customer_id)
+    one = rng.decision_id(experiment.secret, experiment.spec.name, request_id, now // 1_000)
+    written = _exclusions_text(rules)
+    content = hashlib.blake2b(customer, digest_size=16)
+    content.update(np.array(row).tobytes())
+    flags = 2 * request.include_propensities + request.include_removed
+    content.update(f"{flags}\0{request.time_zone}\0{written or ''}".encode())
+    return Asking(
+        Question(one, customer, row, rules),
+        request_id,
+        content.digest(),
+        written,
+        request.time_zone,
+        request.include_propensities,
+    )
+
+
+def context_row(context: pb.Context, schema: ContextSchema) -> list[float]:
+    """Read a context into a row of the schema; errors have the path ``context.values["x"]``."""
+    values: dict[str, object] = {}
+    for name, value in context.values.items():
+        kind = value.WhichOneof("kind")
+        values[name] = None if kind is None else getattr(value, kind)
+    try:
+        return schema.row(values)
+    except InvalidInputError as error:
+        raise error.under("context") from None
+
+
+def exclusions(messages: Sequence[pb.Exclusion]) -> tuple[Exclusion, ...]:
+    """Read rules; errors have the path ``exclusions[i]``."""
+    if not messages:
+        return ()
+    rules: list[Exclusion] = []
+    for i, message in enumerate(messages):
+        named = {
+            name: getattr(message, name)
+            for name in ("variant", "channel", "slot")
+            if message.HasField(name)  # type: ignore[arg-type]
+        }
+        try:
+            rules.append(Exclusion(reason=message.reason, **named))
+        except InvalidInputError as error:
+            raise error.under(f"exclusions[{i}]") from None
+    return tuple(rules)
+
+
+def read_exclusions(written: str | None) -> tuple[Exclusion, ...]:
+    """Read rules from the log."""
+    return tuple(Exclusion(**rule) for rule in json.loads(written)) if written else ()
+
+
+def _exclusions_text(rules: tuple[Exclusion, ...]) -> str | None:
+    if not rules:
+        return None
+    fields = ("variant", "channel", "slot", "reason")
+    return json.dumps(
+        [{n: getattr(r, n) for n in fields if getattr(r, n) is not None} for r in rules],
+        ensure_ascii=False,
+        separators=(",", ":"),
+    )
+
+
+def decision_row(asked: Asking, decision: Decision, now: int) -> DecisionRow:
+    """Give the row under which a decision is logged."""
+    kept = decision.propensities if asked.include_propensities else None
+    return DecisionRow(
+        decision_id=decision.decision_id.bytes,
+        request_id=asked.request_id,
+        request_hash=asked.request_hash,
+        customer=asked.question.customer,
+        context=np.array(asked.question.row, dtype="<f8").tobytes(),
+        exclusions=asked.exclusions,
+        time_zone=asked.time_zone,
+        action=decision.action,
+        propensity=decision.propensity,
+        traffic_group=int(decision.group),
+        reason=int(decision.reason),
+        snapshot_version=decision.snapshot_version,
+        decided_at=now,
+        propensities=None if kept is None else kept.astype("<f8").tobytes(),
+    )
+
+
+def decision_id(value: str) -> bytes:
+    """Read a decision's id.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no UUID.
+    """
+    text(value, "decision_id")
+    try:
+        return UUID(value).bytes
+    except ValueError:
+        raise InvalidInputError(f"{value[:64]!r} is no UUID", field="decision_id") from None
+
+
+def event_row(request: pb.RecordRewardRequest, experiment: Experiment, now: int) -> EventRow:
+    """Read a reward event.
+
+    Raises
+    ------
+    InvalidInputError
+        With the path of the first field that does not fit.
+    """
+    event_id = text(request.event_id, "event_id")
+    one = decision_id(request.decision_id)
+    name = text(request.name, "name")
+    experiment.spec.outcome.check(name, request.value)
+    at = now
+    if request.HasField("occurred_at"):
+        at = _instant(request.occurred_at, "occurred_at")
+        if at > now + 86_400_000_000:
+            raise InvalidInputError("lies more than a day in the future", field="occurred_at")
+    return EventRow(event_id, one, name, request.value, at, now)
+
+
+def _instant(stamp: Timestamp, field: str) -> int:
+    if not (0 <= stamp.seconds <= _LATEST and 0 <= stamp.nanos < 1_000_000_000):
+        raise InvalidInputError("is no instant from 1970 to 9999", field=field)
+    return stamp.seconds * 1_000_000 + stamp.nanos // 1_000
+
+
+def spec(message: pb.ExperimentSpec) -> ExperimentSpec:
+    """Read a specification; it has the same fields as a file, and the same reader."""
+    try:
+        return spec_file.from_data(_as_data(message))
+    except InvalidInputError as error:
+        raise error.under("spec") from None
+
+
+def _as_data(message: pb.ExperimentSpec) -> dict[str, Any]:
+    data: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    return data
+
+
+# --- answers ----------------------------------------------------------------------------
+
+
+def timestamp(us: int) -> Timestamp:
+    """Give microseconds since 1970 as a message."""
+    return Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1_000)
+
+
+def decision(live: LiveExperiment, logged: Logged, *, include_removed: bool = False) -> pb.Decision:
+    """Give a logged decision as a message: the same for a first and for a repeated answer."""
+    row = logged.row
+    message = pb.Decision(
+        decision_id=str(UUID(bytes=row.decision_id)),
+        experiment=live.experiment.spec.name,
+        request_id=row.request_id,
+        propensity=row.propensity,
+        group=row.traffic_group,  # type: ignore[arg-type]
+        reason=row.reason,  # type: ignore[arg-type]
+        snapshot_version=row.snapshot_version,
+        sequence=logged.seq,
+        decided_at=timestamp(row.decided_at),
+        repeated_request=logged.repeated,
+    )
+    if row.action is not None:
+        message.action.CopyFrom(action(live.experiment.spec, row.action, row))
+    if row.propensities is not None:
+        numbers = np.frombuffer(row.propensities, dtype="<f8").tolist()
+        message.propensities.extend(
+            [pb.ActionPropensity(action_index=i, propensity=p) for i, p in enumerate(numbers)]
+        )
+    if include_removed:
+        rules = read_exclusions(row.exclusions)
+        message.removed.extend(
+            [
+                pb.RemovedAction(action_index=index, reason=reason)
+                for index, reason in live.experiment.spec.actions.removed(rules)
+            ]
+        )
+    return message
+
+
+def action(spec: ExperimentSpec, index: int, row: DecisionRow | None = None) -> pb.Action:
+    """Give an action as a message, with its instant if it was decided on."""
+    variant, channel, slot = spec.actions.levels(index)
+    message = pb.Action(index=index, variant=variant.name, channel=channel.name, slot=slot.name)
+    if row is not None and slot.time is None:
+        message.send_at.CopyFrom(timestamp(row.decided_at))
+    elif row is not None:
+        at = timing.send_at(slot, to_datetime(row.decided_at), row.time_zone)
+        message.send_at.FromDatetime(at)
+    return message
+
+
+def context(schema: ContextSchema, row: bytes) -> pb.Context:
+    """Give a logged context back as a message."""
+    message = pb.Context()
+    for name, value in schema.values(np.frombuffer(row, dtype="<f8")).items():
+        if isinstance(value, bool):
+            message.values[name].flag = value
+        elif isinstance(value, str):
+            message.values[name].category = value
+        elif value is not None:
+            message.values[name].number = value
+    return message
+
+
+def disposition(recorded: Recorded) -> pb.Disposition:
+    """Say what became of an event."""
+    if recorded.duplicate:
+        return pb.DISPOSITION_DUPLICATE
+    return pb.DISPOSITION_LATE if recorded.late else pb.DISPOSITION_RECORDED
+
+
+def reward_result(event_id: str, result: Recorded | BanditError) -> pb.RewardResult:
+    """Give one line of a batch's answer."""
+    if isinstance(result, BanditError):
+        error = pb.ItemError(code=code_of(result), reason=reason_of(result), message=str(result))
+        return pb.RewardResult(event_id=event_id, error=error)
+    return pb.RewardResult(event_id=event_id, disposition=disposition(result), sequence=result.seq)
+
+
+def reward_event(row: Row[Any]) -> pb.RewardEvent:
+    """Give a logged reward event as a message."""
+    return pb.RewardEvent(
+        event_id=row.event_id,
+        name=row.name,
+        value=row.value,
+        occurred_at=timestamp(row.occurred_at),
+        received_at=timestamp(row.received_at),
+        sequence=row.seq,
+        late=row.late,
+    )
+
+
+def experiment(live: LiveExperiment, log_length: int) -> pb.Experiment:
+    """Give an experiment as a message."""
+    snapshot = pb.SnapshotInfo(
+        version=live.snapshot.version,
+        sequence=live.snapshot.seq,
+        outcomes=live.snapshot.count,
+    )
+    if live.published_at is not None:
+        snapshot.published_at.CopyFrom(timestamp(live.published_at))
+    return pb.Experiment(
+        spec=ParseDict(spec_file.to_data(live.experiment.spec), pb.ExperimentSpec()),
+        state=int(live.state),  # type: ignore[arg-type]
+        created_at=timestamp(live.created_at),
+        etag=live.etag,
+        log_length=log_length,
+        snapshot=snapshot,
+    )
+
+
+def spec_message(spec: ExperimentSpec) -> pb.ExperimentSpec:
+    """Give a specification as a message, defaults written out."""
+    return ParseDict(spec_file.to_data(spec), pb.ExperimentSpec())
+
+
+def report(live: LiveExperiment, found: Report, log_length: int) -> pb.GetReportResponse:
+    """Give a report as a message; what is not known is not set."""
+    message = pb.GetReportResponse(
+        experiment=experiment(live, log_length),
+        reward_events=found.reward_events,
+        late_events=found.late_events,
+        open_decisions=found.open_decisions,
+    )
+    if not math.isnan(found.sample_ratio_p_value):
+        message.sample_ratio_p_value = found.sample_ratio_p_value
+    for group, line in found.groups.items():
+        _add_group(message, group, line)
+    for against, lift in found.lifts.items():
+        entry = message.lifts.add(
+            group=pb.GROUP_BANDIT,
+            against=int(against),  # type: ignore[arg-type]
+            difference=lift.difference,
+            difference_interval=[lift.low, lift.high],
+        )
+        if not math.isnan(lift.relative):
+            entry.relative = lift.relative
+            entry.relative_interval.extend([lift.relative_low, lift.relative_high])
+    for line in found.actions:
+        entry_ = message.actions.add(
+            action=action(live.experiment.spec, line.action),
+            bandit_decisions=line.bandit,
+            random_decisions=line.random,
+            outcomes=line.sample.n,
+        )
+        if line.sample.n:
+            entry_.mean = line.sample.mean
+    return message
+
+
+def _add_group(message: pb.GetReportResponse, group: Group, line: Any) -> None:  # noqa: ANN401
+    entry = message.groups.add(
+        group=int(group),  # type: ignore[arg-type]
+        decisions=line.decisions,
+        contacts=line.contacts,
+        outcomes=line.sample.n,
+    )
+    if line.sample.n:
+        entry.mean = line.sample.mean
+    if line.sample.n > 1:
+        entry.interval.extend(line.sample.interval)
+
+
+def enum_name(kind: type[Group] | type[Reason], number: int) -> str:
+    """Give the lower-case name of a group or reason."""
+    return kind(number).name.lower()
+
+
+Values = Mapping[str, object]
+"""A context by name, as a client gives it."""
+
+
+def context_message(values: Values) -> pb.Context:
+    """Give named values as a message.
+
+    Raises
+    ------
+    InvalidInputError
+        For a value that is no number, text, flag or None; the path is ``values["name"]``.
+    """
+    message = pb.Context()
+    for name, value in values.items():
+        if isinstance(value, bool):
+            message.values[name].flag = value
+        elif isinstance(value, int | float):
+            message.values[name].number = value
+        elif isinstance(value, str):
+            message.values[name].category = value
+        elif value is None:
+            message.values[name].SetInParent()
+        else:
+            raise InvalidInputError(
+                f"needs a number, text, flag or None, got {type(value).__name__}",
+                field=f'values["{name}"]',
+            )
+    return message

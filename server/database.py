@@ -1,0 +1,189 @@
+"""Opening a database: SQLite made durable, PostgreSQL as it is, both migrated.
+
+On SQLite exactly one connection writes and checkpoints (releases 3.7.0 to 3.51.2 can lose
+commits with two); all others are query-only. A lock file keeps a second server away.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from filelock import FileLock, Timeout
+from sqlalchemy import Engine, Pool, StaticPool, create_engine, event, make_url
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from bandit.errors import CorruptionError, InvalidInputError, StateError, UnavailableError
+
+_DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
+
+
+class Database:
+    """One database, opened for writing or only for reading.
+
+    Parameters
+    ----------
+    url
+        Any SQLAlchemy URL, such as ``sqlite:///bandit.db`` or ``postgresql+psycopg://...``.
+    read_only
+        Open for ``verify`` and ``export`` beside a running server: no lock, no migration.
+
+    Raises
+    ------
+    InvalidInputError
+        If the URL is not one, or the database does not exist and is only to be read.
+    UnavailableError
+        If the database can not be opened or written, or another server holds it.
+    CorruptionError
+        If the file is no database, or its schema is newer than this release.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.url = _checked(url)
+        self._lock: FileLock | None = None
+        path = _path(self.url)
+        if read_only and path is not None and not path.is_file():
+            raise InvalidInputError(f"there is no database {path}", field="database")
+        if not read_only and path is not None:
+            self._lock = _locked(path)
+        try:
+            if not read_only:
+                self.writer = _engine(self.url, pool=StaticPool if path else None, write=True)
+                with self.writer.begin() as connection:
+                    _migrate(connection)
+            self.reader = _engine(self.url, pool=None, write=False)
+            with self.reader.connect() as connection:
+                _check_revision(connection)
+        except (DBAPIError, OSError) as error:
+            self.close()
+            raise _opening_error(self.url, error) from None
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close every connection and give up the lock."""
+        for name in ("reader", "writer"):
+            engine: Engine | None = getattr(self, name, None)
+            if engine is not None:
+                engine.dispose()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _checked(text: str) -> URL:
+    try:
+        url = make_url(text)
+        url.get_dialect().import_dbapi()
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        raise InvalidInputError(
+            f"{text.split('@')[-1][:100]!r} is no database URL that can be used here: {error}",
+            field="database",
+        ) from None
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise InvalidInputError(
+            "an in-memory database would lose what was acknowledged; name a file",
+            field="database",
+        )
+    return url
+
+
+def _path(url: URL) -> Path | None:
+    is_file = url.get_backend_name() == "sqlite" and url.database is not None
+    return Path(str(url.database)) if is_file else None
+
+
+def _locked(path: Path) -> FileLock:
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UnavailableError(
+            f"another server holds {path}; SQLite takes one serving process", field="database"
+        ) from None
+    except OSError as error:
+        raise UnavailableError(
+            f"{path.parent} can not be written: {error.strerror}", field="database"
+        ) from None
+    return lock
+
+
+def _engine(url: URL, *, pool: type[Pool] | None, write: bool) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    arguments = {"check_same_thread": False, "timeout": 5.0, "isolation_level": None}
+    engine = create_engine(url, poolclass=pool, connect_args=arguments)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:  # noqa: ANN401  sqlite3.Connection
+        if write:
+            _make_durable(connection)
+        else:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute("PRAGMA query_only = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _make_durable(connection: Any) -> None:  # noqa: ANN401  sqlite3.Connection
+    """Set what durability needs, and read it back: drivers and builds override defaults."""
+    for name, wanted in _DURABLE.items():
+        connection.execute(f"PRAGMA {name} = {wanted}")
+        (found,) = connection.execute(f"PRAGMA {name}").fetchone()
+        if found != wanted:
+            raise UnavailableError(f"SQLite keeps {name} = {found}, needed is {wanted}")
+    connection.execute("PRAGMA fullfsync = ON")
+    connection.execute("PRAGMA checkpoint_fullfsync = ON")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "server:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _migrate(connection: Connection) -> None:
+    _check_revision(connection, may_be_old=True)
+    config = _config()
+    config.attributes["connection"] = connection
+    alembic.command.upgrade(config, "head")
+
+
+def _check_revision(connection: Connection, *, may_be_old: bool = False) -> None:
+    script = ScriptDirectory.from_config(_config())
+    head = script.get_current_head()
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found == head:
+        return
+    if found is not None and found not in {r.revision for r in script.walk_revisions()}:
+        raise CorruptionError(
+            f"the database has schema {found}, this release knows up to {head}; upgrade the release",
+            field="database",
+        )
+    if not may_be_old:
+        raise StateError(
+            f"the database has schema {found or 'none'}, needed is {head}; "
+            "start the server once to migrate it",
+            field="database",
+        )
+
+
+def _opening_error(url: URL, error: Exception) -> Exception:
+    cause = getattr(error, "orig", None) or error
+    shown = url.render_as_string(hide_password=True)
+    text = " ".join(str(cause).split())
+    if "not a database" in text or "malformed" in text:
+        return CorruptionError(f"{shown} is no database: {text}", field="database")
+    return UnavailableError(f"{shown} can not be opened or written: {text}", field="database")
+
+
+StorageError = SQLAlchemyError
+"""What a failed statement or commit raises."""

@@ -1,0 +1,180 @@
+"""The learner: settles outcomes, folds them in log order, and publishes snapshots.
+
+The posterior after sequence n is a pure function of the log's entries 1..n: the learner
+keeps nothing that a fold from scratch would not give, and stores its state together with
+its place in one transaction.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Engine
+
+from bandit import encoding
+from bandit.errors import BanditError
+from bandit.kernels import Floats
+from bandit.posterior import Posterior
+from server import catalogue, storage
+from server.catalogue import Published
+from server.clock import Clock
+from server.live import Live, LiveExperiment
+from server.writer import Writer
+
+log = logging.getLogger(__name__)
+
+FOLD_ROWS = 10_000
+_LONGEST_SLEEP = 0.25
+
+
+def rows_of(contexts: list[bytes]) -> Floats:
+    """Read stored contexts, each a row of little-endian float64, shape (n, fields)."""
+    return np.frombuffer(b"".join(contexts), dtype="<f8").reshape(len(contexts), -1)
+
+
+@dataclass(slots=True)
+class _Student:
+    """What the learner remembers of one experiment between two looks."""
+
+    posterior: Posterior
+    version: int
+    due_at: int = 0
+    first_at: int | None = None
+    new: int = 0
+
+
+class Learner:
+    """One thread that learns for every experiment.
+
+    Parameters
+    ----------
+    live
+        Told of every publication.
+    reader
+        Reads the log.
+    writer
+        Stores outcomes and snapshots.
+    clock
+        Decides what is due.
+    """
+
+    def __init__(self, live: Live, reader: Engine, writer: Writer, clock: Clock) -> None:
+        self._live = live
+        self._reader = reader
+        self._writer = writer
+        self._clock = clock
+        self._students: dict[int, _Student] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
+
+    def start(self) -> None:
+        """Begin to learn."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the step under way, then end."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    def notify(self) -> None:
+        """Say that outcomes were closed, so that the learner need not sleep on."""
+        self._wake.set()
+
+    def step(self, live: LiveExperiment, *, flush: bool = False) -> bool:
+        """Settle, fold and publish what is due of one experiment.
+
+        Parameters
+        ----------
+        flush
+            Publish even if neither the count nor the time asks for it.
+
+        Returns
+        -------
+        Whether there may be more to do at once.
+        """
+        student = self._student(live)
+        busy = self._settle(live, student)
+        busy |= self._fold(live, student)
+        publishing = live.experiment.spec.publishing
+        waited = self._clock() - (student.first_at or self._clock())
+        full = student.new >= publishing.outcomes or waited >= publishing.seconds * 1e6
+        if student.new and (full or flush):
+            self._publish(live, student)
+        return busy
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            busy = False
+            for live in self._live.entries():
+                try:
+                    busy |= self.step(live)
+                except BanditError as error:
+                    log.error("learning of %r: %s", live.experiment.spec.name, error)  # noqa: TRY400
+                except Exception:
+                    log.exception("the learner met a bug in %r", live.experiment.spec.name)
+            if not busy and not self._stopping:
+                self._wake.wait(self._pause())
+
+    def _pause(self) -> float:
+        """Give the seconds until something can be due."""
+        now = self._clock()
+        pause = _LONGEST_SLEEP
+        for live in self._live.entries():
+            student = self._students.get(live.id)
+            if student is not None and student.first_at is not None:
+                due = student.first_at + live.experiment.spec.publishing.seconds * 1e6
+                pause = min(pause, (due - now) / 1e6)
+        return max(pause, 0.005)
+
+    def _student(self, live: LiveExperiment) -> _Student:
+        student = self._students.get(live.id)
+        if student is None:
+            with self._reader.connect() as connection:
+                posterior, published = self._live.restore(connection, live)
+            student = _Student(posterior, published.version if published else 0)
+            self._students[live.id] = student
+        return student
+
+    def _settle(self, live: LiveExperiment, student: _Student) -> bool:
+        now = self._clock()
+        if now < student.due_at:
+            return False
+        rule = live.experiment.spec.outcome
+        closed = self._writer.call(lambda c: storage.close_due(c, live.id, rule, now))
+        nothing_open = now + min(rule.window_us, 250_000)
+        student.due_at = closed.next_due if closed.next_due is not None else nothing_open
+        return closed.settled > 0
+
+    def _fold(self, live: LiveExperiment, student: _Student) -> bool:
+        with self._reader.connect() as connection:
+            entries = storage.unlearned(connection, live.id, student.posterior.seq, FOLD_ROWS)
+        if not entries:
+            return False
+        now = self._clock()
+        self._live.wait_since(live.id, now)
+        student.first_at = student.first_at or now
+        live.experiment.learn(
+            student.posterior,
+            rows_of([entry.context for entry in entries]),
+            [entry.action for entry in entries],
+            np.array([entry.value for entry in entries]),
+            seq=entries[-1].seq,
+        )
+        student.new += len(entries)
+        return len(entries) == FOLD_ROWS
+
+    def _publish(self, live: LiveExperiment, student: _Student) -> None:
+        version = student.version + 1
+        snapshot = live.experiment.publish(student.posterior, version=version)
+        data = encoding.to_bytes(student.posterior)
+        now = self._clock()
+        published = Published(
+            version, snapshot.seq, snapshot.count, encoding.digest(data), now, data
+        )
+        self._writer.call(lambda c: catalogue.add_snapshot(c, live.id, published))
+        self._live.publish(live.id, snapshot, now)
+        student.version, student.new, student.first_at = version, 0, None

@@ -1,0 +1,173 @@
+"""What decisions read: every experiment, its state and its published belief, in memory.
+
+Entries are immutable and replaced whole, so a reader needs no lock and sees one moment.
+"""
+
+import threading
+from dataclasses import dataclass, replace
+
+from sqlalchemy.engine import Connection, Row
+
+from bandit import encoding, spec_file
+from bandit.errors import BanditError, CorruptionError, NotFoundError
+from bandit.experiment import Experiment
+from bandit.posterior import Posterior
+from bandit.snapshot import Snapshot
+from server import catalogue
+from server.catalogue import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LiveExperiment:
+    """One experiment as decisions see it.
+
+    Attributes
+    ----------
+    id
+        Of its row.
+    tenant
+        Whose it is.
+    experiment
+        Decides and learns.
+    state, revision, created_at
+        As stored.
+    snapshot
+        The published belief.
+    published_at
+        Microseconds since 1970; None for the prior.
+    waiting_since
+        When the oldest outcome not yet in ``snapshot`` was closed; None if there is none.
+    """
+
+    id: int
+    tenant: str
+    experiment: Experiment
+    state: State
+    revision: int
+    created_at: int
+    snapshot: Snapshot
+    published_at: int | None = None
+    waiting_since: int | None = None
+
+    @property
+    def etag(self) -> str:
+        """Changes with every change of the experiment."""
+        return f"{self.id}-{self.revision}"
+
+
+class Live:
+    """All experiments by tenant and name.
+
+    Parameters
+    ----------
+    secret
+        Keys draws and groups of every experiment.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._entries: dict[tuple[str, str], LiveExperiment] = {}
+        self._lock = threading.Lock()
+
+    def load(self, connection: Connection) -> None:
+        """Read every experiment and its newest snapshot.
+
+        Raises
+        ------
+        CorruptionError
+            If a stored specification or posterior can not be read: nothing is guessed.
+        """
+        for row in catalogue.list_experiments(connection):
+            self.add(row)
+            posterior, published = self.restore(connection, self.find(row.tenant, row.name))
+            if published is not None:
+                snapshot = self.find(row.tenant, row.name).experiment.publish(
+                    posterior, version=published.version
+                )
+                self.publish(row.id, snapshot, published.published_at)
+
+    def restore(
+        self, connection: Connection, live: LiveExperiment
+    ) -> tuple[Posterior, catalogue.Published | None]:
+        """Read an experiment's newest posterior, or give the prior if there is none."""
+        posterior = live.experiment.prior()
+        published = catalogue.latest_snapshot(connection, live.id)
+        if published is not None:
+            name = live.experiment.spec.name
+            if encoding.digest(published.posterior) != published.digest:
+                raise CorruptionError(f"snapshot {published.version} of {name!r} was changed")
+            try:
+                encoding.load(posterior, published.posterior)
+            except BanditError as error:
+                raise CorruptionError(
+                    f"snapshot {published.version} of {name!r}: {error}"
+                ) from None
+        return posterior, published
+
+    def add(self, row: Row[tuple[object, ...]]) -> LiveExperiment:
+        """Take in a stored experiment, with the prior as its belief."""
+        try:
+            spec = spec_file.parse(row.spec, "json")
+        except BanditError as error:
+            raise CorruptionError(f"experiment {row.name!r}: {error}") from None
+        experiment = Experiment(spec, secret=self._secret)
+        entry = LiveExperiment(
+            id=row.id,
+            tenant=row.tenant,
+            experiment=experiment,
+            state=State(row.state),
+            revision=row.revision,
+            created_at=row.created_at,
+            snapshot=experiment.publish(experiment.prior(), version=0),
+        )
+        self._put(entry)
+        return entry
+
+    def find(self, tenant: str, name: str) -> LiveExperiment:
+        """Give one experiment.
+
+        Raises
+        ------
+        NotFoundError
+            If the tenant has none of this name.
+        """
+        entry = self._entries.get((tenant, name))
+        if entry is None:
+            raise NotFoundError(f"no experiment {name[:64]!r}", field="experiment")
+        return entry
+
+    def entries(self) -> list[LiveExperiment]:
+        """Give all experiments, in order of tenant and name."""
+        return [entry for _, entry in sorted(self._entries.items())]
+
+    def set_state(self, row: Row[tuple[object, ...]]) -> LiveExperiment:
+        """Take over a changed state."""
+        return self._change(row.id, state=State(row.state), revision=row.revision)
+
+    def publish(self, experiment_id: int, snapshot: Snapshot, at: int) -> None:
+        """Let decisions read another belief."""
+        self._change(experiment_id, snapshot=snapshot, published_at=at, waiting_since=None)
+
+    def wait_since(self, experiment_id: int, at: int) -> None:
+        """Note that an outcome waits to be learned from, unless an older one does."""
+        with self._lock:
+            entry = self._by_id(experiment_id)
+            if entry.waiting_since is None:
+                self._entries[_key(entry)] = replace(entry, waiting_since=at)
+
+    def _change(self, experiment_id: int, **changes: object) -> LiveExperiment:
+        with self._lock:
+            entry = replace(self._by_id(experiment_id), **changes)  # type: ignore[arg-type]
+            self._entries[_key(entry)] = entry
+        return entry
+
+    def _put(self, entry: LiveExperiment) -> None:
+        with self._lock:
+            self._entries[_key(entry)] = entry
+
+    def _by_id(self, experiment_id: int) -> LiveExperiment:
+        return next(e for e in self._entries.values() if e.id == experiment_id)
+
+
+def _key(entry: LiveExperiment) -> tuple[str, str]:
+    return entry.tenant, entry.experiment.spec.name

@@ -1,0 +1,167 @@
+"""What happened so far: traffic, reward and lift by group, read from the log."""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import and_, case, func, select
+from sqlalchemy.engine import Connection, Row
+
+from bandit import measurement
+from bandit.decision import Group, Reason
+from bandit.measurement import Lift, Sample
+from server.live import LiveExperiment
+from server.schema import decisions, experiments, outcomes, reward_events
+
+MOST_ACTIONS = 100
+
+
+class GroupLine(NamedTuple):
+    """Traffic and outcomes of a group."""
+
+    decisions: int
+    contacts: int
+    sample: Sample
+
+
+class ActionLine(NamedTuple):
+    """Traffic and outcomes of an action in the bandit and random groups."""
+
+    action: int
+    bandit: int
+    random: int
+    sample: Sample
+
+
+class Report(NamedTuple):
+    """Everything ``GetReport`` answers."""
+
+    groups: dict[Group, GroupLine]
+    lifts: dict[Group, Lift]
+    actions: list[ActionLine]
+    reward_events: int
+    late_events: int
+    open_decisions: int
+    sample_ratio_p_value: float
+
+
+_joined = decisions.outerjoin(
+    outcomes,
+    and_(
+        outcomes.c.experiment_id == decisions.c.experiment_id,
+        outcomes.c.decision_seq == decisions.c.seq,
+    ),
+)
+_own = decisions.c.reason < Reason.NO_ELIGIBLE_ACTION  # what the group got, not a fallback
+_value = case((_own, outcomes.c.value))
+_sample = (
+    func.count(_value).label("n"),
+    func.coalesce(func.sum(_value), 0.0).label("total"),
+    func.coalesce(func.sum(_value * _value), 0.0).label("squares"),
+)
+
+
+def log_length(connection: Connection, experiment_id: int) -> int:
+    """Give the number of entries in an experiment's log."""
+    next_seq = connection.execute(
+        select(experiments.c.next_seq).where(experiments.c.id == experiment_id)
+    ).scalar_one()
+    return int(next_seq) - 1
+
+
+def report(connection: Connection, live: LiveExperiment) -> Report:
+    """Read an experiment's report.
+
+    Notes
+    -----
+    O(log entries): one pass over decisions joined with outcomes, and one over events.
+    """
+    groups, customers = _groups(connection, live)
+    bandit = groups.get(Group.BANDIT)
+    lifts = {}
+    if bandit is not None and bandit.sample.n > 1:
+        lifts = {
+            group: measurement.lift(bandit.sample, line.sample)
+            for group, line in groups.items()
+            if group is not Group.BANDIT and line.sample.n > 1
+        }
+    recorded = connection.execute(
+        select(
+            func.count().label("n"),
+            func.coalesce(func.sum(case((reward_events.c.late, 1), else_=0)), 0).label("late"),
+        ).where(reward_events.c.experiment_id == live.id)
+    ).one()
+    return Report(
+        groups=groups,
+        lifts=lifts,
+        actions=_actions(connection, live.id),
+        reward_events=recorded.n,
+        late_events=int(recorded.late),
+        open_decisions=_open(connection, live.id),
+        sample_ratio_p_value=measurement.sample_ratio_p_value(
+            customers, live.experiment.spec.groups
+        ),
+    )
+
+
+def _groups(
+    connection: Connection, live: LiveExperiment
+) -> tuple[dict[Group, GroupLine], dict[Group, int]]:
+    found = connection.execute(
+        select(
+            decisions.c.traffic_group,
+            func.count().label("decisions"),
+            func.count(decisions.c.action).label("contacts"),
+            func.count(decisions.c.customer.distinct()).label("customers"),
+            *_sample,
+        )
+        .select_from(_joined)
+        .where(decisions.c.experiment_id == live.id)
+        .group_by(decisions.c.traffic_group)
+    )
+    rows = {Group(row.traffic_group): row for row in found}
+    lines = {}
+    for group, share in live.experiment.spec.groups.shares.items():
+        row = rows.get(group)
+        if row is not None:
+            lines[group] = GroupLine(row.decisions, row.contacts, _sample_of(row))
+        elif share > 0:
+            lines[group] = GroupLine(0, 0, Sample(0, 0.0, 0.0))
+    return lines, {group: row.customers for group, row in rows.items()}
+
+
+def _actions(connection: Connection, experiment_id: int) -> list[ActionLine]:
+    def decided(group: Group) -> Any:  # noqa: ANN401  a column
+        return func.sum(case((decisions.c.traffic_group == group, 1), else_=0))
+
+    bandit = decided(Group.BANDIT).label("bandit")
+    found = connection.execute(
+        select(decisions.c.action, bandit, decided(Group.RANDOM).label("random"), *_sample)
+        .select_from(_joined)
+        .where(
+            decisions.c.experiment_id == experiment_id,
+            decisions.c.action.is_not(None),
+            decisions.c.reason.in_([Reason.POLICY, Reason.RANDOM_GROUP]),
+        )
+        .group_by(decisions.c.action)
+        .order_by(bandit.desc(), decisions.c.action)
+        .limit(MOST_ACTIONS)
+    )
+    return [
+        ActionLine(row.action, int(row.bandit), int(row.random), _sample_of(row)) for row in found
+    ]
+
+
+def _open(connection: Connection, experiment_id: int) -> int:
+    passed = select(experiments.c.closed_seq).where(experiments.c.id == experiment_id)
+    return connection.execute(
+        select(func.count())
+        .select_from(_joined)
+        .where(
+            decisions.c.experiment_id == experiment_id,
+            decisions.c.seq > passed.scalar_subquery(),
+            outcomes.c.seq.is_(None),
+        )
+    ).scalar_one()
+
+
+def _sample_of(row: Row[Any]) -> Sample:
+    return Sample(row.n, float(row.total), float(row.squares))

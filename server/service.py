@@ -1,0 +1,351 @@
+"""The RPCs, as plain functions from message to message: read, decide, write, answer.
+
+They know nothing of gRPC: errors rise as domain errors, and the caller's tenant comes in
+beside the message. Another transport could carry them.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Engine
+from sqlalchemy.engine import Connection, Row
+
+from bandit import rng, spec_file
+from bandit.decision import Reason
+from bandit.errors import (
+    BanditError,
+    ChangedError,
+    InvalidInputError,
+    NotFoundError,
+    StateError,
+)
+from server import catalogue, convert, reporting, storage
+from server.catalogue import State
+from server.clock import Clock
+from server.live import Live, LiveExperiment
+from server.pb import bandit_pb2 as pb
+from server.writer import AppendDecisions, AppendEvents, Writer
+
+MAX_PAGE = 1_000
+
+
+class Caller(NamedTuple):
+    """Who calls."""
+
+    tenant: str
+
+
+class DecisionService:
+    """Implements ``bandit.v1.DecisionService``.
+
+    Parameters
+    ----------
+    live
+        Experiments and their published beliefs.
+    reader
+        Reads the log.
+    writer
+        Makes durable what is answered.
+    clock
+        Stamps decisions and events.
+    learned
+        Called when a terminal event may have closed an outcome.
+    """
+
+    def __init__(
+        self,
+        live: Live,
+        reader: Engine,
+        writer: Writer,
+        clock: Clock,
+        learned: Callable[[], None],
+    ) -> None:
+        self._live = live
+        self._reader = reader
+        self._writer = writer
+        self._clock = clock
+        self._learned = learned
+
+    def Decide(self, request: pb.DecideRequest, caller: Caller) -> pb.DecideResponse:
+        """Choose an action for one customer, and commit the choice before answering."""
+        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        return pb.DecideResponse(decision=self._decide(live, [request])[0])
+
+    def BatchDecide(self, request: pb.BatchDecideRequest, caller: Caller) -> pb.BatchDecideResponse:
+        """Choose for many customers of one experiment, in one transaction."""
+        requests = request.requests
+        _check_batch(len(requests), "requests")
+        name = _name(requests[0].experiment, "requests[0].experiment")
+        for i, one in enumerate(requests):
+            if one.experiment != name:
+                raise InvalidInputError(
+                    f"must be {name!r} as in requests[0]: a batch is for one experiment",
+                    field=f"requests[{i}].experiment",
+                )
+        live = self._live.find(caller.tenant, name)
+        return pb.BatchDecideResponse(decisions=self._decide(live, requests, batch=True))
+
+    def RecordReward(
+        self, request: pb.RecordRewardRequest, caller: Caller
+    ) -> pb.RecordRewardResponse:
+        """Record one reward event, durably."""
+        [result] = self._record(request.experiment, [request], caller)
+        if isinstance(result, BanditError):
+            raise result
+        return pb.RecordRewardResponse(disposition=convert.disposition(result), sequence=result.seq)
+
+    def BatchRecordRewards(
+        self, request: pb.BatchRecordRewardsRequest, caller: Caller
+    ) -> pb.BatchRecordRewardsResponse:
+        """Record many reward events of one experiment; each succeeds or fails alone."""
+        events = request.events
+        _check_batch(len(events), "events")
+        for i, event in enumerate(events):
+            if event.experiment != events[0].experiment:
+                raise InvalidInputError(
+                    "must be as in events[0]: a batch is for one experiment",
+                    field=f"events[{i}].experiment",
+                )
+        results = self._record(events[0].experiment, events, caller, batch=True)
+        return pb.BatchRecordRewardsResponse(
+            results=[
+                convert.reward_result(event.event_id, result)
+                for event, result in zip(events, results, strict=True)
+            ]
+        )
+
+    def GetDecision(self, request: pb.GetDecisionRequest, caller: Caller) -> pb.GetDecisionResponse:
+        """Give a logged decision with its events and outcome."""
+        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        one = convert.decision_id(request.decision_id)
+        with self._reader.connect() as connection:
+            row = storage.find_decision(connection, live.id, one)
+            if row is None:
+                raise NotFoundError("no such decision in this experiment", field="decision_id")
+            events = storage.find_events(connection, live.id, row.seq)
+            outcome = storage.find_outcome(connection, live.id, row.seq)
+        logged = storage.logged(row)._replace(repeated=False)
+        return pb.GetDecisionResponse(
+            decision=convert.decision(live, logged, include_removed=True),
+            context=convert.context(live.experiment.spec.schema, row.context),
+            events=[convert.reward_event(event) for event in events],
+            outcome=outcome,
+        )
+
+    def _decide(
+        self, live: LiveExperiment, requests: Sequence[pb.DecideRequest], *, batch: bool = False
+    ) -> list[pb.Decision]:
+        refused = self._refused(live)
+        now = self._clock()
+        asked = []
+        for i, request in enumerate(requests):
+            try:
+                asked.append(convert.asking(request, live.experiment, live.tenant, now))
+            except BanditError as error:
+                raise error.under(f"requests[{i}]" if batch else "") from None
+        decisions = live.experiment.decide_batch(
+            live.snapshot, [a.question for a in asked], refused=refused
+        )
+        rows = [convert.decision_row(a, d, now) for a, d in zip(asked, decisions, strict=True)]
+        logged = self._writer.write(AppendDecisions(live.id, rows))
+        return [
+            convert.decision(live, one, include_removed=request.include_removed)
+            for one, request in zip(logged, requests, strict=True)
+        ]
+
+    def _refused(self, live: LiveExperiment) -> Reason | None:
+        if live.state is State.RUNNING:
+            age = live.experiment.spec.publishing.max_age
+            if age is None or live.waiting_since is None:
+                return None
+            is_stale = self._clock() - live.waiting_since > age * 1e6
+            return Reason.STALE_SNAPSHOT if is_stale else None
+        if live.state is State.PAUSED:
+            return Reason.PAUSED
+        hint = "start it first" if live.state is State.DRAFT else "it decides no more"
+        raise StateError(
+            f"experiment {live.experiment.spec.name!r} is {live.state.name}; {hint}",
+            field="experiment",
+        )
+
+    def _record(
+        self,
+        experiment: str,
+        requests: Sequence[pb.RecordRewardRequest],
+        caller: Caller,
+        *,
+        batch: bool = False,
+    ) -> Sequence[storage.Recorded | BanditError]:
+        path = "events[0].experiment" if batch else "experiment"
+        live = self._live.find(caller.tenant, _name(experiment, path))
+        now = self._clock()
+        events = []
+        for i, request in enumerate(requests):
+            try:
+                events.append(convert.event_row(request, live.experiment, now))
+            except BanditError as error:
+                raise error.under(f"events[{i}]" if batch else "") from None
+        rule = live.experiment.spec.outcome
+        results = self._writer.write(AppendEvents(live.id, rule, events, now))
+        if any(rule.by_name[event.name].terminal for event in events):
+            self._learned()
+        return results
+
+
+class ExperimentService:
+    """Implements ``bandit.v1.ExperimentService``.
+
+    Parameters
+    ----------
+    live
+        Told of every change.
+    reader, writer
+        The database.
+    clock
+        Stamps experiments.
+    secret
+        Keys page tokens.
+    """
+
+    def __init__(
+        self, live: Live, reader: Engine, writer: Writer, clock: Clock, secret: bytes
+    ) -> None:
+        self._live = live
+        self._reader = reader
+        self._writer = writer
+        self._clock = clock
+        self._secret = secret
+
+    def CreateExperiment(
+        self, request: pb.CreateExperimentRequest, caller: Caller
+    ) -> pb.CreateExperimentResponse:
+        """Create an experiment in state DRAFT."""
+        request_id = convert.text(request.request_id, "request_id")
+        if not request.HasField("spec"):
+            raise InvalidInputError("is required", field="spec")
+        spec = convert.spec(request.spec)
+        written = spec_file.to_json(spec)
+        now = self._clock()
+        row, is_new = self._writer.call(
+            lambda c: catalogue.add_experiment(
+                c,
+                tenant=caller.tenant,
+                name=spec.name,
+                request_id=request_id,
+                spec=written,
+                now=now,
+            )
+        )
+        live = self._live.add(row) if is_new else self._live.find(caller.tenant, spec.name)
+        return pb.CreateExperimentResponse(experiment=self._message(live))
+
+    def GetExperiment(
+        self, request: pb.GetExperimentRequest, caller: Caller
+    ) -> pb.GetExperimentResponse:
+        """Give one experiment."""
+        live = self._live.find(caller.tenant, _name(request.name, "name"))
+        return pb.GetExperimentResponse(experiment=self._message(live))
+
+    def ListExperiments(
+        self, request: pb.ListExperimentsRequest, caller: Caller
+    ) -> pb.ListExperimentsResponse:
+        """List experiments by name, a page at a time."""
+        if request.page_size < 0:
+            raise InvalidInputError("must not be negative", field="page_size")
+        size = min(request.page_size or 100, MAX_PAGE)
+        after = self._after(request.page_token, caller)
+        mine = [
+            live
+            for live in self._live.entries()
+            if live.tenant == caller.tenant and live.experiment.spec.name > after
+        ]
+        page = mine[:size]
+        token = ""
+        if len(mine) > size:
+            token = self._token(page[-1].experiment.spec.name, caller)
+        return pb.ListExperimentsResponse(
+            experiments=[self._message(live) for live in page], next_page_token=token
+        )
+
+    def StartExperiment(
+        self, request: pb.StartExperimentRequest, caller: Caller
+    ) -> pb.StartExperimentResponse:
+        """Start a draft, or resume a paused experiment."""
+        allowed = (State.DRAFT, State.PAUSED, State.RUNNING)
+        live = self._move(request.name, request.etag, caller, State.RUNNING, allowed)
+        return pb.StartExperimentResponse(experiment=self._message(live))
+
+    def PauseExperiment(
+        self, request: pb.PauseExperimentRequest, caller: Caller
+    ) -> pb.PauseExperimentResponse:
+        """Pause a running experiment."""
+        allowed = (State.RUNNING, State.PAUSED)
+        live = self._move(request.name, request.etag, caller, State.PAUSED, allowed)
+        return pb.PauseExperimentResponse(experiment=self._message(live))
+
+    def ArchiveExperiment(
+        self, request: pb.ArchiveExperimentRequest, caller: Caller
+    ) -> pb.ArchiveExperimentResponse:
+        """End an experiment for good."""
+        live = self._move(request.name, request.etag, caller, State.ARCHIVED, tuple(State))
+        return pb.ArchiveExperimentResponse(experiment=self._message(live))
+
+    def GetReport(self, request: pb.GetReportRequest, caller: Caller) -> pb.GetReportResponse:
+        """Report traffic, reward and lift."""
+        live = self._live.find(caller.tenant, _name(request.name, "name"))
+        with self._reader.connect() as connection:
+            found = reporting.report(connection, live)
+            length = reporting.log_length(connection, live.id)
+        return convert.report(live, found, length)
+
+    def _move(
+        self, name: str, etag: str, caller: Caller, to: State, allowed: Sequence[State]
+    ) -> LiveExperiment:
+        live = self._live.find(caller.tenant, _name(name, "name"))
+
+        def move(connection: Connection) -> Row[tuple[object, ...]] | None:
+            row = catalogue.find_experiment(connection, caller.tenant, name)
+            if row is None:
+                raise NotFoundError(f"no experiment {name!r}", field="name")
+            if etag and etag != f"{row.id}-{row.revision}":
+                raise ChangedError("the experiment was changed since; read it again", field="etag")
+            if row.state == to:
+                return None
+            if row.state not in allowed:
+                raise StateError(f"experiment {name!r} is {State(row.state).name}", field="name")
+            return catalogue.set_state(connection, live.id, to)
+
+        row = self._writer.call(move)
+        return self._live.set_state(row) if row is not None else live
+
+    def _message(self, live: LiveExperiment) -> pb.Experiment:
+        with self._reader.connect() as connection:
+            return convert.experiment(live, reporting.log_length(connection, live.id))
+
+    def _token(self, name: str, caller: Caller) -> str:
+        data = name.encode()
+        seal = rng.keyed(self._secret, "page", caller.tenant, data)[:8]
+        return base64.urlsafe_b64encode(seal + data).decode()
+
+    def _after(self, token: str, caller: Caller) -> str:
+        if not token:
+            return ""
+        try:
+            data = base64.b64decode(token, altchars=b"-_", validate=True)
+            seal, name = data[:8], data[8:]
+            if rng.keyed(self._secret, "page", caller.tenant, name)[:8] == seal:
+                return name.decode()
+        except (binascii.Error, ValueError):
+            pass
+        raise InvalidInputError("is no token of an earlier answer", field="page_token")
+
+
+def _name(name: str, field: str) -> str:
+    return convert.text(name, field, 64)
+
+
+def _check_batch(n: int, field: str) -> None:
+    if not 0 < n <= convert.MAX_BATCH:
+        raise InvalidInputError(f"needs 1 to {convert.MAX_BATCH}, got {n}", field=field)

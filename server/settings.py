@@ -1,0 +1,111 @@
+"""What the server can be told, from flags and from the environment (``BANDIT_...``)."""
+
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from bandit.errors import InvalidInputError, UnavailableError
+
+
+class Settings(BaseSettings):
+    """Settings of one server process.
+
+    Attributes
+    ----------
+    database
+        SQLAlchemy URL.
+    host, port
+        Where to listen; port 0 takes a free one.
+    secret_file
+        Holds the key of draws, groups and pseudonyms; made beside an SQLite database if absent.
+    threads
+        Requests handled at a time.
+    max_message_bytes
+        Largest request.
+    grace
+        Seconds to finish what is under way at a stop.
+    insecure
+        Whether a non-loopback address may be served without TLS.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="BANDIT_", extra="forbid", frozen=True)
+
+    database: str = "sqlite:///bandit.db"
+    host: str = "127.0.0.1"
+    port: int = Field(default=50051, ge=0, le=65_535)
+    secret_file: Path | None = None
+    threads: int = Field(default=32, ge=1, le=1_024)
+    max_message_bytes: int = Field(default=4 * 2**20, ge=1_024, le=64 * 2**20)
+    grace: float = Field(default=10.0, ge=0.0, le=600.0)
+    insecure: bool = False
+
+
+def read(**given: object) -> Settings:
+    """Give settings from what was given and, for the rest, the environment.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the setting and what would be right.
+    """
+    try:
+        return Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InvalidInputError(str(first["msg"]).lower(), field=name) from None
+
+
+def load_secret(settings: Settings) -> bytes:
+    """Read the server's secret; make one on the first start of an SQLite database.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none for a shared database, or it is too short.
+    UnavailableError
+        If the file can not be read or written.
+    """
+    path = settings.secret_file or _beside(settings.database)
+    if path is None:
+        raise InvalidInputError(
+            "name a file with at least 32 random bytes: replicas must share it",
+            field="secret_file",
+        )
+    try:
+        if not path.exists() and settings.secret_file is None:
+            _refuse_orphan(path)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+                file.write(secrets.token_hex(32) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise UnavailableError(f"{path}: {error.strerror}", field="secret_file") from None
+    if len(secret) < 32:
+        raise InvalidInputError(f"{path} holds fewer than 32 bytes", field="secret_file")
+    return secret
+
+
+def _refuse_orphan(secret: Path) -> None:
+    if secret.with_suffix("").exists():
+        raise InvalidInputError(
+            f"the database exists but its secret {secret} is gone; restore it: with another one "
+            "no decision could be replayed and every customer would be a stranger",
+            field="secret_file",
+        )
+
+
+def _beside(database: str) -> Path | None:
+    try:
+        url = make_url(database)
+    except ArgumentError:
+        return None
+    is_file = url.get_backend_name() == "sqlite" and url.database
+    return Path(f"{url.database}.secret") if is_file else None

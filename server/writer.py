@@ -1,0 +1,243 @@
+"""The writer: one thread, one connection, one transaction for everything that waits.
+
+Callers hand over a job and wait; the thread drains what has gathered, commits it in one
+transaction and only then lets the callers go on. So nothing is answered before it is
+durable, and a commit's cost is shared.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from bandit.errors import BanditError, UnavailableError
+from bandit.outcome import OutcomeRule
+from server import storage
+from server.storage import DecisionRow, EventRow, Logged, Recorded
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Job(Generic[T]):
+    """Something to write; the caller waits for its result.
+
+    Parameters
+    ----------
+    rows
+        How much it adds to a transaction.
+    """
+
+    __slots__ = ("_done", "error", "result", "rows")
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self._done = threading.Lock()  # a lock held until done: the cheapest thing to wait on
+        self._done.acquire()
+
+    def finish(self) -> None:
+        """Let the caller go on."""
+        self._done.release()
+
+    def wait(self) -> T:
+        """Wait until the job is durable, or has failed."""
+        self._done.acquire()
+        if self.error is not None:
+            raise self.error
+        return self.result  # type: ignore[return-value]
+
+
+class AppendDecisions(Job[list[Logged]]):
+    """Append decisions of one experiment: all, or none."""
+
+    __slots__ = ("decisions", "experiment_id")
+
+    def __init__(self, experiment_id: int, decisions: Sequence[DecisionRow]) -> None:
+        super().__init__(len(decisions))
+        self.experiment_id = experiment_id
+        self.decisions = decisions
+
+
+class AppendEvents(Job[list[Recorded | BanditError]]):
+    """Append reward events of one experiment: each on its own."""
+
+    __slots__ = ("events", "experiment_id", "now", "rule")
+
+    def __init__(
+        self, experiment_id: int, rule: OutcomeRule, events: Sequence[EventRow], now: int
+    ) -> None:
+        super().__init__(len(events))
+        self.experiment_id = experiment_id
+        self.rule = rule
+        self.events = events
+        self.now = now
+
+
+class Call(Job[T]):
+    """Run a function on the writing connection, in a savepoint of its own."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[Connection], T], rows: int = 1) -> None:
+        super().__init__(rows)
+        self.function = function
+
+
+class Writer:
+    """The one who writes.
+
+    Parameters
+    ----------
+    engine
+        Whose connection writes.
+    most_rows
+        A transaction is closed once it holds this many rows.
+    """
+
+    def __init__(self, engine: Engine, *, most_rows: int = 512) -> None:
+        self._engine = engine
+        self._most_rows = most_rows
+        self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._stopped = False
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what waits, then end."""
+        self._stopped = True
+        self._queue.put(None)
+        self._thread.join()
+
+    def write(self, job: Job[T]) -> T:
+        """Hand over a job and wait until it is durable.
+
+        Raises
+        ------
+        UnavailableError
+            If the writer has stopped, or the transaction failed; nothing of it is stored then.
+        BanditError
+            What the job itself raised.
+        """
+        if self._stopped:
+            raise UnavailableError("the server is shutting down")
+        self._queue.put(job)
+        return job.wait()
+
+    def call(self, function: Callable[[Connection], T]) -> T:
+        """Run a function on the writing connection and wait until it is durable."""
+        return self.write(Call(function))
+
+    def _run(self) -> None:
+        while True:
+            job = self._queue.get()
+            if job is None:
+                break
+            self._commit(self._gather(job))
+        while not self._queue.empty():  # those who came while the stop was on its way
+            late = self._queue.get()
+            if late is not None:
+                self._commit([late])
+
+    def _gather(self, first: Job[Any]) -> list[Job[Any]]:
+        jobs, rows = [first], first.rows
+        while rows < self._most_rows:
+            try:
+                job = self._queue.get_nowait()
+            except Empty:
+                break
+            if job is None:
+                self._queue.put(None)
+                break
+            jobs.append(job)
+            rows += job.rows
+        return jobs
+
+    def _commit(self, jobs: list[Job[Any]]) -> None:
+        try:
+            try:
+                self._transact(jobs, _append)
+            except IntegrityError:  # a request id seen before: look first, then write
+                self._transact(jobs, _merge)
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            log.error("%d jobs failed to commit: %s", len(jobs), cause)  # noqa: TRY400
+            for job in jobs:
+                job.error = UnavailableError("the database did not take the write; try again")
+        except Exception:
+            log.exception("the writer met a bug")
+            for job in jobs:
+                job.error = RuntimeError("internal error in the writer")
+        for job in jobs:
+            job.finish()
+
+    def _transact(
+        self,
+        jobs: list[Job[Any]],
+        append: Callable[[Connection, int, list[AppendDecisions]], None],
+    ) -> None:
+        with self._engine.begin() as connection:
+            for job in jobs:
+                job.error = None
+            for experiment_id, group in _grouped(jobs, AppendDecisions):
+                append(connection, experiment_id, group)
+            for experiment_id, group in _grouped(jobs, AppendEvents):
+                _append_events(connection, experiment_id, group)
+            for job in jobs:
+                if isinstance(job, Call):
+                    _call(connection, job)
+
+
+J = TypeVar("J", AppendDecisions, AppendEvents)
+
+
+def _grouped(jobs: list[Job[Any]], kind: type[J]) -> list[tuple[int, list[J]]]:
+    """Give the jobs of one kind by experiment, always in the same order of experiments."""
+    groups: dict[int, list[J]] = {}
+    for job in jobs:
+        if isinstance(job, kind):
+            groups.setdefault(job.experiment_id, []).append(job)
+    return sorted(groups.items())
+
+
+def _append_events(connection: Connection, experiment_id: int, jobs: list[AppendEvents]) -> None:
+    events = [event for job in jobs for event in job.events]
+    rule, now = jobs[0].rule, max(job.now for job in jobs)
+    results = storage.append_events(connection, experiment_id, rule, events, now)
+    at = 0
+    for job in jobs:
+        job.result = results[at : at + len(job.events)]
+        at += len(job.events)
+
+
+def _append(connection: Connection, experiment_id: int, jobs: list[AppendDecisions]) -> None:
+    logged = storage.append_decisions(connection, experiment_id, [j.decisions for j in jobs])
+    for job, result in zip(jobs, logged, strict=True):
+        job.result = result
+
+
+def _merge(connection: Connection, experiment_id: int, jobs: list[AppendDecisions]) -> None:
+    logged = storage.merge_decisions(connection, experiment_id, [j.decisions for j in jobs])
+    for job, result in zip(jobs, logged, strict=True):
+        if isinstance(result, BanditError):
+            job.error = result
+        else:
+            job.result = result
+
+
+def _call(connection: Connection, job: Call[Any]) -> None:
+    try:
+        with connection.begin_nested():
+            job.result = job.function(connection)
+    except BanditError as error:
+        job.error = error

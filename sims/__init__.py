@@ -1,0 +1,1 @@
+"""Offline simulation, replay and off-policy evaluation: the proof before the traffic."""
