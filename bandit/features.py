@@ -182,12 +182,13 @@ class FeatureMap:
     @cached_property
     def counts(self) -> Ints:
         """Number of cells of every term, shape (t,)."""
-        return self.cells.max(axis=1).astype(np.int64) + 1
+        counts: Ints = self.cells.max(axis=1).astype(np.int64) + 1
+        return counts
 
     @cached_property
     def crossed(self) -> Bools:
         """Whether a term's cells hold a vector (crossed with the context), shape (t,)."""
-        return np.array(["context" in term.names for term in self.terms])
+        return np.array(["context" in term.names for term in self.terms], dtype=np.bool_)
 
     @cached_property
     def offsets(self) -> Ints:

@@ -143,7 +143,7 @@ class ExperimentSpec:
             )
         if rule.aggregation == "sum":
             raise InvalidInputError(
-                "needs outcomes in [0, 1], which a sum can leave: use first, last, max, min or mean",
+                "needs outcomes in [0, 1], which a sum can leave: use another aggregation",
                 field="policy.posterior",
             )
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import func, insert, null, select, update
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from bandit.errors import ConflictError, CorruptionError, NotFoundError
-from server.schema import experiments, facts, snapshots
+from server.schema import AnyRow, experiments, facts, snapshots
 
 KEPT_POSTERIORS = 3
 
@@ -35,7 +35,7 @@ class Published(NamedTuple):
 
 def add_experiment(  # noqa: PLR0913
     connection: Connection, *, tenant: str, name: str, request_id: str, spec: str, now: int
-) -> tuple[Row[Any], bool]:
+) -> tuple[AnyRow, bool]:
     """Add an experiment in state DRAFT, or give the one this request added before.
 
     Returns
@@ -76,14 +76,14 @@ def add_experiment(  # noqa: PLR0913
     return added, True
 
 
-def find_experiment(connection: Connection, tenant: str, name: str) -> Row[Any] | None:
+def find_experiment(connection: Connection, tenant: str, name: str) -> AnyRow | None:
     """Read one experiment, or None."""
     return connection.execute(
         select(experiments).where(experiments.c.tenant == tenant, experiments.c.name == name)
     ).first()
 
 
-def list_experiments(connection: Connection, tenant: str | None = None) -> Sequence[Row[Any]]:
+def list_experiments(connection: Connection, tenant: str | None = None) -> Sequence[AnyRow]:
     """Read all experiments, of one tenant or of all, in order of name."""
     chosen = select(experiments).order_by(experiments.c.tenant, experiments.c.name)
     if tenant is not None:
@@ -91,7 +91,7 @@ def list_experiments(connection: Connection, tenant: str | None = None) -> Seque
     return connection.execute(chosen).all()
 
 
-def set_state(connection: Connection, experiment_id: int, state: State) -> Row[Any]:
+def set_state(connection: Connection, experiment_id: int, state: State) -> AnyRow:
     """Move an experiment to a state and give its row."""
     row = connection.execute(
         update(experiments)
@@ -149,7 +149,7 @@ def latest_snapshot(connection: Connection, experiment_id: int) -> Published | N
     return Published(*(row._mapping[name] for name in Published._fields))
 
 
-def list_snapshots(connection: Connection, experiment_id: int) -> Sequence[Row[Any]]:
+def list_snapshots(connection: Connection, experiment_id: int) -> Sequence[AnyRow]:
     """Read every snapshot's version, place and digest, in order."""
     return connection.execute(
         select(snapshots)

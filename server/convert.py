@@ -12,7 +12,6 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
-from sqlalchemy.engine import Row
 
 from bandit import rng, spec_file, timing
 from bandit.actions import Exclusion
@@ -24,7 +23,8 @@ from bandit.spec import ExperimentSpec
 from server.clock import to_datetime
 from server.live import LiveExperiment
 from server.pb import bandit_pb2 as pb
-from server.reporting import Report
+from server.reporting import GroupLine, Report
+from server.schema import AnyRow
 from server.status import code_of, reason_of
 from server.storage import DecisionRow, EventRow, Logged, Recorded
 
@@ -48,7 +48,7 @@ def parse(kind: type[Message], data: bytes) -> Any:  # noqa: ANN401  a message o
     except Exception:  # noqa: BLE001  protobuf's DecodeError, and what its decoders let through
         raise InvalidInputError(f"these bytes are no {kind.DESCRIPTOR.name}") from None
     size = message.ByteSize()
-    message.DiscardUnknownFields()  # type: ignore[attr-defined]
+    message.DiscardUnknownFields()
     if message.ByteSize() != size:
         message.ParseFromString(data)
         raise InvalidInputError(
@@ -60,7 +60,7 @@ def parse(kind: type[Message], data: bytes) -> Any:  # noqa: ANN401  a message o
 
 def _unknown_field(message: Message) -> str:
     """Find the path of the first field that the contract does not have."""
-    for unknown in UnknownFieldSet(message):
+    for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined]
         return f"(field number {unknown.field_number})"
     for field, value in message.ListFields():
         if field.message_type is None:
@@ -162,7 +162,7 @@ def exclusions(messages: Sequence[pb.Exclusion]) -> tuple[Exclusion, ...]:
         named = {
             name: getattr(message, name)
             for name in ("variant", "channel", "slot")
-            if message.HasField(name)  # type: ignore[arg-type]
+            if message.HasField(name)
         }
         try:
             rules.append(Exclusion(reason=message.reason, **named))
@@ -328,7 +328,7 @@ def context(schema: ContextSchema, row: bytes) -> pb.Context:
     return message
 
 
-def disposition(recorded: Recorded) -> pb.Disposition:
+def disposition(recorded: Recorded) -> pb.Disposition.ValueType:
     """Say what became of an event."""
     if recorded.duplicate:
         return pb.DISPOSITION_DUPLICATE
@@ -343,7 +343,7 @@ def reward_result(event_id: str, result: Recorded | BanditError) -> pb.RewardRes
     return pb.RewardResult(event_id=event_id, disposition=disposition(result), sequence=result.seq)
 
 
-def reward_event(row: Row[Any]) -> pb.RewardEvent:
+def reward_event(row: AnyRow) -> pb.RewardEvent:
     """Give a logged reward event as a message."""
     return pb.RewardEvent(
         event_id=row.event_id,
@@ -395,28 +395,28 @@ def report(live: LiveExperiment, found: Report, log_length: int) -> pb.GetReport
     for against, lift in found.lifts.items():
         entry = message.lifts.add(
             group=pb.GROUP_BANDIT,
-            against=int(against),  # type: ignore[arg-type]
+            against=int(against),
             difference=lift.difference,
             difference_interval=[lift.low, lift.high],
         )
         if not math.isnan(lift.relative):
             entry.relative = lift.relative
             entry.relative_interval.extend([lift.relative_low, lift.relative_high])
-    for line in found.actions:
-        entry_ = message.actions.add(
-            action=action(live.experiment.spec, line.action),
-            bandit_decisions=line.bandit,
-            random_decisions=line.random,
-            outcomes=line.sample.n,
+    for row in found.actions:
+        shown = message.actions.add(
+            action=action(live.experiment.spec, row.action),
+            bandit_decisions=row.bandit,
+            random_decisions=row.random,
+            outcomes=row.sample.n,
         )
-        if line.sample.n:
-            entry_.mean = line.sample.mean
+        if row.sample.n:
+            shown.mean = row.sample.mean
     return message
 
 
-def _add_group(message: pb.GetReportResponse, group: Group, line: Any) -> None:  # noqa: ANN401
+def _add_group(message: pb.GetReportResponse, group: Group, line: GroupLine) -> None:
     entry = message.groups.add(
-        group=int(group),  # type: ignore[arg-type]
+        group=int(group),
         decisions=line.decisions,
         contacts=line.contacts,
         outcomes=line.sample.n,

@@ -165,7 +165,7 @@ def _check_revision(connection: Connection, *, may_be_old: bool = False) -> None
         return
     if found is not None and found not in {r.revision for r in script.walk_revisions()}:
         raise CorruptionError(
-            f"the database has schema {found}, this release knows up to {head}; upgrade the release",
+            f"the database has schema {found}, this release knows up to {head}; upgrade it",
             field="database",
         )
     if not may_be_old:

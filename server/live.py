@@ -6,7 +6,7 @@ Entries are immutable and replaced whole, so a reader needs no lock and sees one
 import threading
 from dataclasses import dataclass, replace
 
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from bandit import encoding, spec_file
 from bandit.errors import BanditError, CorruptionError, NotFoundError
@@ -15,6 +15,7 @@ from bandit.posterior import Posterior
 from bandit.snapshot import Snapshot
 from server import catalogue
 from server.catalogue import State
+from server.schema import AnyRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,7 +105,7 @@ class Live:
                 ) from None
         return posterior, published
 
-    def add(self, row: Row[tuple[object, ...]]) -> LiveExperiment:
+    def add(self, row: AnyRow) -> LiveExperiment:
         """Take in a stored experiment, with the prior as its belief."""
         try:
             spec = spec_file.parse(row.spec, "json")
@@ -140,7 +141,7 @@ class Live:
         """Give all experiments, in order of tenant and name."""
         return [entry for _, entry in sorted(self._entries.items())]
 
-    def set_state(self, row: Row[tuple[object, ...]]) -> LiveExperiment:
+    def set_state(self, row: AnyRow) -> LiveExperiment:
         """Take over a changed state."""
         return self._change(row.id, state=State(row.state), revision=row.revision)
 

@@ -3,13 +3,13 @@
 from typing import Any, NamedTuple
 
 from sqlalchemy import and_, case, func, select
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from bandit import measurement
 from bandit.decision import Group, Reason
 from bandit.measurement import Lift, Sample
 from server.live import LiveExperiment
-from server.schema import decisions, experiments, outcomes, reward_events
+from server.schema import AnyRow, decisions, experiments, outcomes, reward_events
 
 MOST_ACTIONS = 100
 
@@ -76,7 +76,7 @@ def report(connection: Connection, live: LiveExperiment) -> Report:
     """
     groups, customers = _groups(connection, live)
     bandit = groups.get(Group.BANDIT)
-    lifts = {}
+    lifts: dict[Group, Lift] = {}
     if bandit is not None and bandit.sample.n > 1:
         lifts = {
             group: measurement.lift(bandit.sample, line.sample)
@@ -163,5 +163,12 @@ def _open(connection: Connection, experiment_id: int) -> int:
     ).scalar_one()
 
 
-def _sample_of(row: Row[Any]) -> Sample:
+def _sample_of(row: AnyRow) -> Sample:
     return Sample(row.n, float(row.total), float(row.squares))
+
+
+def decisions_logged(connection: Connection, experiment_id: int) -> int:
+    """Give the number of decisions in an experiment's log."""
+    return connection.execute(
+        select(func.count()).where(decisions.c.experiment_id == experiment_id)
+    ).scalar_one()

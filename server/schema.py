@@ -5,6 +5,8 @@ they share one dense sequence, taken from ``experiments.next_seq``. Times are mi
 since 1970, UTC. The tenant is in ``experiments``; everything else hangs on its id.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -21,8 +23,12 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.engine import Row
 
 metadata = MetaData()
+
+AnyRow = Row[*tuple[Any, ...]]
+"""A row read from any of the tables."""
 
 facts = Table(
     "facts",

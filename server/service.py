@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Engine
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from bandit import rng, spec_file
 from bandit.decision import Reason
@@ -26,6 +26,7 @@ from server.catalogue import State
 from server.clock import Clock
 from server.live import Live, LiveExperiment
 from server.pb import bandit_pb2 as pb
+from server.schema import AnyRow
 from server.writer import AppendDecisions, AppendEvents, Writer
 
 MAX_PAGE = 1_000
@@ -305,7 +306,7 @@ class ExperimentService:
     ) -> LiveExperiment:
         live = self._live.find(caller.tenant, _name(name, "name"))
 
-        def move(connection: Connection) -> Row[tuple[object, ...]] | None:
+        def move(connection: Connection) -> AnyRow | None:
             row = catalogue.find_experiment(connection, caller.tenant, name)
             if row is None:
                 raise NotFoundError(f"no experiment {name!r}", field="name")

@@ -79,6 +79,8 @@ def load_secret(settings: Settings) -> bytes:
         )
     try:
         if not path.exists() and settings.secret_file is None:
+            if not path.parent.is_dir():
+                raise UnavailableError(f"there is no folder {path.parent}", field="database")
             _refuse_orphan(path)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             with os.fdopen(os.open(path, flags, 0o600), "w") as file:

@@ -5,17 +5,17 @@ from a counter row inside the writing transaction; so commit order is sequence o
 reader that has seen n has seen everything before.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, insert, select, update
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from bandit.decision import Reason
 from bandit.errors import BanditError, ConflictError, NotFoundError
 from bandit.outcome import OutcomeRule
 from bandit.outcome import RewardEvent as Event
-from server.schema import decisions, experiments, outcomes, reward_events
+from server.schema import AnyRow, decisions, experiments, outcomes, reward_events
 
 LEARNED_REASONS = (Reason.POLICY, Reason.RANDOM_GROUP)
 
@@ -142,22 +142,23 @@ def merge_decisions(
     results: list[list[Logged] | BanditError] = []
     for job in jobs:
         mine: dict[str, Logged] = {}
-        result: list[Logged] | BanditError = []
+        answers: list[Logged] = []
+        conflict: BanditError | None = None
         for row in job:
             before = known.get(row.request_id) or mine.get(row.request_id)
             if before is None:
                 before = mine[row.request_id] = Logged(seq + len(mine), row, repeated=False)
             elif before.row.request_hash != row.request_hash:
-                result = ConflictError(
+                conflict = ConflictError(
                     f"request id {row.request_id!r} was used before with other content",
                     field="request_id",
                 )
                 break
             else:
                 before = before._replace(repeated=True)
-            result.append(before)
-        results.append(result)
-        if not isinstance(result, BanditError):
+            answers.append(before)
+        results.append(conflict or answers)
+        if conflict is None:
             known |= mine
             fresh += [logged.row for logged in mine.values()]
             seq += len(mine)
@@ -235,7 +236,7 @@ def close_due(
     if head.decided_at + rule.window_us > now:
         return Closed(0, 0, head.decided_at + rule.window_us)
     rows = connection.execute(chosen.order_by(columns.seq).limit(limit)).all()
-    due: list[Row[Any]] = []
+    due: list[AnyRow] = []
     next_due = now
     for row in rows:
         if row.decided_at + rule.window_us > now:
@@ -254,7 +255,7 @@ def close_due(
 
 def unlearned(
     connection: Connection, experiment_id: int, after: int, limit: int
-) -> Sequence[Row[Any]]:
+) -> Sequence[AnyRow]:
     """Read outcomes to learn from, in log order: ``seq, value, action, context``."""
     return connection.execute(
         select(outcomes.c.seq, outcomes.c.value, decisions.c.action, decisions.c.context)
@@ -276,9 +277,7 @@ def unlearned(
     ).all()
 
 
-def find_decision(
-    connection: Connection, experiment_id: int, decision_id: bytes
-) -> Row[Any] | None:
+def find_decision(connection: Connection, experiment_id: int, decision_id: bytes) -> AnyRow | None:
     """Read one decision with its place, or None."""
     return connection.execute(
         select(decisions).where(
@@ -287,9 +286,7 @@ def find_decision(
     ).first()
 
 
-def find_events(
-    connection: Connection, experiment_id: int, decision_seq: int
-) -> Sequence[Row[Any]]:
+def find_events(connection: Connection, experiment_id: int, decision_seq: int) -> Sequence[AnyRow]:
     """Read a decision's reward events in log order."""
     return connection.execute(
         select(reward_events)
@@ -326,7 +323,7 @@ def _known_decisions(
     return {row.request_id: logged(row) for row in found}
 
 
-def logged(row: Row[Any]) -> Logged:
+def logged(row: AnyRow) -> Logged:
     """Turn a row read from ``decisions`` into a logged decision."""
     fields = row._mapping
     stored = DecisionRow(*(fields[name] for name in DecisionRow._fields))
@@ -335,7 +332,7 @@ def logged(row: Row[Any]) -> Logged:
 
 def _by_decision_id(
     connection: Connection, experiment_id: int, ids: Iterable[bytes]
-) -> dict[bytes, Row[Any]]:
+) -> dict[bytes, AnyRow]:
     columns = decisions.c
     found = connection.execute(
         select(columns.decision_id, columns.seq, columns.decided_at, columns.reason).where(
@@ -347,13 +344,13 @@ def _by_decision_id(
 
 def _known_events(
     connection: Connection, experiment_id: int, event_ids: Sequence[str]
-) -> dict[str, Mapping[str, Any]]:
+) -> dict[str, dict[str, Any]]:
     found = connection.execute(
         select(reward_events).where(
             reward_events.c.experiment_id == experiment_id, reward_events.c.event_id.in_(event_ids)
         )
     )
-    return {row.event_id: row._mapping for row in found}
+    return {row.event_id: dict(row._mapping) for row in found}
 
 
 def _settled(
@@ -409,7 +406,7 @@ def _close_rows(
     connection: Connection,
     experiment_id: int,
     rule: OutcomeRule,
-    rows: Sequence[Row[Any]],
+    rows: Sequence[AnyRow],
     now: int,
 ) -> int:
     """Append the outcomes of decisions whose windows have passed; give how many are learned."""
@@ -431,7 +428,7 @@ def _close(
     connection: Connection,
     experiment_id: int,
     rule: OutcomeRule,
-    closing: Sequence[tuple[int, Row[Any]]],
+    closing: Sequence[tuple[int, AnyRow]],
     now: int,
 ) -> None:
     """Append outcomes at places already taken, from the events before each place."""
@@ -444,7 +441,7 @@ def _close(
 
 
 def _outcome_entry(
-    experiment_id: int, seq: int, decision: Row[Any], value: float | None, now: int
+    experiment_id: int, seq: int, decision: AnyRow, value: float | None, now: int
 ) -> dict[str, Any]:
     return {
         "experiment_id": experiment_id,
@@ -473,3 +470,76 @@ def _events_of(
     for row in found:
         facts.setdefault(row.decision_seq, []).append(Event(row.name, row.value, row.occurred_at))
     return facts
+
+
+def settled_after(
+    connection: Connection, experiment_id: int, after: int, limit: int
+) -> Sequence[AnyRow]:
+    """Read outcomes with when their decisions were made, in log order."""
+    return connection.execute(
+        select(outcomes.c.seq, outcomes.c.value, outcomes.c.decision_seq, decisions.c.decided_at)
+        .join_from(
+            outcomes,
+            decisions,
+            and_(
+                decisions.c.experiment_id == outcomes.c.experiment_id,
+                decisions.c.seq == outcomes.c.decision_seq,
+            ),
+        )
+        .where(outcomes.c.experiment_id == experiment_id, outcomes.c.seq > after)
+        .order_by(outcomes.c.seq)
+        .limit(limit)
+    ).all()
+
+
+def facts_before(
+    connection: Connection, experiment_id: int, rows: Sequence[AnyRow]
+) -> dict[int, list[Event]]:
+    """Read the events that counted for outcomes, by the decision's place."""
+    return _events_of(connection, experiment_id, [row.decision_seq for row in rows])
+
+
+def by_snapshot(connection: Connection, experiment_id: int) -> Iterator[AnyRow]:
+    """Stream all decisions, those of one snapshot together, in log order within."""
+    chosen = (
+        select(decisions)
+        .where(decisions.c.experiment_id == experiment_id)
+        .order_by(decisions.c.snapshot_version, decisions.c.seq)
+    )
+    yield from connection.execute(chosen, execution_options={"yield_per": 1_000})
+
+
+def decided_after(
+    connection: Connection, experiment_id: int, after: int, limit: int
+) -> Sequence[AnyRow]:
+    """Read decisions with their outcome, None while open, in log order."""
+    return connection.execute(
+        select(decisions, outcomes.c.value.label("outcome"))
+        .outerjoin_from(
+            decisions,
+            outcomes,
+            and_(
+                outcomes.c.experiment_id == decisions.c.experiment_id,
+                outcomes.c.decision_seq == decisions.c.seq,
+            ),
+        )
+        .where(decisions.c.experiment_id == experiment_id, decisions.c.seq > after)
+        .order_by(decisions.c.seq)
+        .limit(limit)
+    ).all()
+
+
+class LoggedIds(NamedTuple):
+    """Ids of everything in an experiment's log."""
+
+    decisions: set[bytes]
+    events: set[str]
+
+
+def logged_ids(connection: Connection, experiment_id: int) -> LoggedIds:
+    """Read the ids of all decisions and reward events."""
+    decided = select(decisions.c.decision_id).where(decisions.c.experiment_id == experiment_id)
+    told = select(reward_events.c.event_id).where(reward_events.c.experiment_id == experiment_id)
+    return LoggedIds(
+        set(connection.execute(decided).scalars()), set(connection.execute(told).scalars())
+    )

@@ -189,16 +189,16 @@ class Writer:
         with self._engine.begin() as connection:
             for job in jobs:
                 job.error = None
-            for experiment_id, group in _grouped(jobs, AppendDecisions):
-                append(connection, experiment_id, group)
-            for experiment_id, group in _grouped(jobs, AppendEvents):
-                _append_events(connection, experiment_id, group)
+            for experiment_id, asked in _grouped(jobs, AppendDecisions):
+                append(connection, experiment_id, asked)
+            for experiment_id, told in _grouped(jobs, AppendEvents):
+                _append_events(connection, experiment_id, told)
             for job in jobs:
                 if isinstance(job, Call):
                     _call(connection, job)
 
 
-J = TypeVar("J", AppendDecisions, AppendEvents)
+J = TypeVar("J", bound="AppendDecisions | AppendEvents")
 
 
 def _grouped(jobs: list[Job[Any]], kind: type[J]) -> list[tuple[int, list[J]]]:

@@ -1,0 +1,409 @@
+"""A blocking client: typed answers, deadlines, retries that can not decide twice.
+
+Every call carries a deadline. Only UNAVAILABLE is retried, with the same request id, so a
+retry gets the first answer. Where a fallback is declared, ``decide`` answers it when the
+server can not be reached in time, and says so; a message can always be sent.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import uuid4
+
+import grpc
+
+from bandit.actions import Exclusion
+from bandit.decision import Group, Reason
+from bandit.errors import (
+    BanditError,
+    ChangedError,
+    ConflictError,
+    CorruptionError,
+    DeadlineError,
+    InvalidInputError,
+    NotFoundError,
+    StateError,
+    UnavailableError,
+)
+from bandit.policy import ActionName
+from bandit.spec import ExperimentSpec
+from server import convert
+from server.pb import bandit_pb2 as pb
+from server.pb import bandit_pb2_grpc as stubs
+
+R = TypeVar("R")
+
+_ERRORS: dict[grpc.StatusCode, type[BanditError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: ConflictError,
+    grpc.StatusCode.ABORTED: ChangedError,
+    grpc.StatusCode.FAILED_PRECONDITION: StateError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+    grpc.StatusCode.DATA_LOSS: CorruptionError,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A decision as a client sees it.
+
+    Attributes
+    ----------
+    decision_id
+        Rewards refer to it; empty if the client's own fallback answered.
+    variant, channel, slot
+        What to send, where and when; None: send nothing.
+    send_at
+        When, as an instant; None: send nothing, or (client's fallback) at once.
+    propensity
+        Probability with which this action was chosen.
+    group, reason
+        Who decided, and why; a client's own fallback has none.
+    propensities
+        Probability of every action by index, if asked for.
+    removed
+        Reason of every removed action by index, if asked for.
+    is_fallback
+        Whether a declared fallback answered, the server's or the client's.
+    """
+
+    decision_id: str
+    action: int | None
+    variant: str | None
+    channel: str | None
+    slot: str | None
+    send_at: datetime | None
+    propensity: float
+    group: Group | None
+    reason: Reason | None
+    snapshot_version: int
+    propensities: tuple[float, ...] = ()
+    removed: Mapping[int, str]
+    is_fallback: bool = False
+    is_repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One decision to ask for.
+
+    Parameters
+    ----------
+    customer_id
+        The caller's id of the customer.
+    context
+        Values by field name: numbers, texts, flags, or None where missing.
+    request_id
+        Idempotency key; a new UUID if left out.
+    exclusions
+        Rules of this request.
+    time_zone
+        IANA name; empty means UTC.
+    """
+
+    customer_id: str
+    context: Mapping[str, object]
+    request_id: str = ""
+    exclusions: Sequence[Exclusion] = ()
+    time_zone: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One reward event to report.
+
+    Parameters
+    ----------
+    decision_id
+        The decision it belongs to.
+    name, value
+        Kind of event, and its value in the kind's own unit.
+    event_id
+        Idempotency key; a new UUID if left out.
+    occurred_at
+        Aware instant; None means now.
+    """
+
+    decision_id: str
+    name: str
+    value: float = 1.0
+    event_id: str = ""
+    occurred_at: datetime | None = None
+
+
+class BanditClient:
+    """Talks to one server.
+
+    Parameters
+    ----------
+    address
+        ``host:port``.
+    timeout
+        Seconds that a call may take, retries included.
+    fallback
+        What ``decide`` answers when the server can not be reached; None raises instead.
+
+    Examples
+    --------
+    >>> client = BanditClient("127.0.0.1:1", timeout=0.2, fallback=ActionName(
+    ...     variant="newsletter", channel="email"))
+    >>> answer = client.decide("welcome", "customer-1", {"age": 41})
+    >>> answer.variant, answer.is_fallback
+    ('newsletter', True)
+    >>> client.close()
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = 5.0,
+        fallback: ActionName | None = None,
+    ) -> None:
+        self._timeout = timeout
+        self._fallback = fallback
+        self._channel = grpc.insecure_channel(
+            address,
+            options=[
+                ("grpc.max_receive_message_length", 64 * 2**20),
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 1_000),
+            ],
+        )
+        self._decisions = stubs.DecisionServiceStub(self._channel)
+        self._experiments = stubs.ExperimentServiceStub(self._channel)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def decide(  # noqa: PLR0913  what a request may say
+        self,
+        experiment: str,
+        customer_id: str,
+        context: Mapping[str, object],
+        *,
+        request_id: str = "",
+        exclusions: Sequence[Exclusion] = (),
+        time_zone: str = "",
+        include_propensities: bool = False,
+        include_removed: bool = False,
+    ) -> Answer:
+        """Ask for one decision.
+
+        Raises
+        ------
+        BanditError
+            What the server refused; or, without a fallback, that it can not be reached.
+        """
+        ask = Ask(
+            customer_id=customer_id,
+            context=context,
+            request_id=request_id,
+            exclusions=exclusions,
+            time_zone=time_zone,
+        )
+        request = _decide_request(experiment, ask)
+        request.include_propensities = include_propensities
+        request.include_removed = include_removed
+        try:
+            return _answer(self._call(self._decisions.Decide, request).decision)
+        except (UnavailableError, DeadlineError):
+            if self._fallback is None:
+                raise
+            return _own_fallback(self._fallback)
+
+    def decide_batch(self, experiment: str, asks: Iterable[Ask]) -> list[Answer]:
+        """Ask for up to 1000 decisions in one transaction.
+
+        Raises
+        ------
+        BanditError
+            What the server refused (then nothing is stored), or that it can not be reached.
+        """
+        requests = [_decide_request(experiment, ask) for ask in asks]
+        answer = self._call(self._decisions.BatchDecide, pb.BatchDecideRequest(requests=requests))
+        return [_answer(decision) for decision in answer.decisions]
+
+    def record_reward(self, experiment: str, fact: Fact) -> str:
+        """Report one event; give its disposition: recorded, duplicate or late.
+
+        Raises
+        ------
+        BanditError
+            What the server refused, or that it can not be reached.
+        """
+        request = _reward_request(experiment, fact)
+        return _disposition(self._call(self._decisions.RecordReward, request).disposition)
+
+    def record_rewards(self, experiment: str, facts: Iterable[Fact]) -> list[str]:
+        """Report up to 1000 events; give each one's disposition.
+
+        Raises
+        ------
+        BanditError
+            What the server refused, of the batch or of one event; those that were accepted
+            are recorded, and sending all again is safe.
+        """
+        requests = [_reward_request(experiment, fact) for fact in facts]
+        message = pb.BatchRecordRewardsRequest(events=requests)
+        results = self._call(self._decisions.BatchRecordRewards, message).results
+        for i, result in enumerate(results):
+            if result.HasField("error"):
+                code = next(c for c in grpc.StatusCode if c.value[0] == result.error.code)
+                raise _ERRORS[code](result.error.message, field=f"events[{i}]")
+        return [_disposition(result.disposition) for result in results]
+
+    def get_decision(self, experiment: str, decision_id: str) -> pb.GetDecisionResponse:
+        """Read a logged decision, its events and its outcome."""
+        request = pb.GetDecisionRequest(experiment=experiment, decision_id=decision_id)
+        return self._call(self._decisions.GetDecision, request)
+
+    def create_experiment(self, spec: ExperimentSpec, *, request_id: str = "") -> pb.Experiment:
+        """Create an experiment in state DRAFT."""
+        message = convert.spec_message(spec)
+        request = pb.CreateExperimentRequest(spec=message, request_id=request_id or str(uuid4()))
+        return self._call(self._experiments.CreateExperiment, request).experiment
+
+    def get_experiment(self, name: str) -> pb.Experiment:
+        """Read an experiment."""
+        request = pb.GetExperimentRequest(name=name)
+        return self._call(self._experiments.GetExperiment, request).experiment
+
+    def list_experiments(self) -> list[pb.Experiment]:
+        """Read all experiments, page by page."""
+        found: list[pb.Experiment] = []
+        token = ""
+        while True:
+            request = pb.ListExperimentsRequest(page_token=token)
+            page = self._call(self._experiments.ListExperiments, request)
+            found.extend(page.experiments)
+            token = page.next_page_token
+            if not token:
+                return found
+
+    def start_experiment(self, name: str) -> pb.Experiment:
+        """Start or resume an experiment."""
+        request = pb.StartExperimentRequest(name=name)
+        return self._call(self._experiments.StartExperiment, request).experiment
+
+    def pause_experiment(self, name: str) -> pb.Experiment:
+        """Pause an experiment."""
+        request = pb.PauseExperimentRequest(name=name)
+        return self._call(self._experiments.PauseExperiment, request).experiment
+
+    def archive_experiment(self, name: str) -> pb.Experiment:
+        """End an experiment for good."""
+        request = pb.ArchiveExperimentRequest(name=name)
+        return self._call(self._experiments.ArchiveExperiment, request).experiment
+
+    def report(self, name: str) -> pb.GetReportResponse:
+        """Read an experiment's report."""
+        return self._call(self._experiments.GetReport, pb.GetReportRequest(name=name))
+
+    def _call(self, method: Callable[..., R], request: Any) -> R:  # noqa: ANN401  a message
+        """Call with a deadline over all tries; retry UNAVAILABLE with a growing, jittered pause."""
+        end = time.monotonic() + self._timeout
+        for attempt in count():
+            try:
+                return method(request, timeout=max(end - time.monotonic(), 0.001))
+            except grpc.RpcError as error:
+                pause = min(0.025 * 2.0**attempt, 1.0) * random.uniform(0.5, 1.0)  # noqa: S311
+                is_late = time.monotonic() + pause > end
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or is_late:
+                    raise _domain_error(error) from None
+                time.sleep(pause)
+        raise AssertionError("the loop ends by returning or raising")
+
+
+def _domain_error(error: grpc.RpcError) -> BanditError:
+    kind = _ERRORS.get(error.code(), BanditError)
+    return kind(error.details() or error.code().name.lower())
+
+
+def _decide_request(experiment: str, ask: Ask) -> pb.DecideRequest:
+    return pb.DecideRequest(
+        experiment=experiment,
+        request_id=ask.request_id or str(uuid4()),
+        customer_id=ask.customer_id,
+        context=convert.context_message(ask.context),
+        exclusions=[
+            pb.Exclusion(variant=e.variant, channel=e.channel, slot=e.slot, reason=e.reason)
+            for e in ask.exclusions
+        ],
+        time_zone=ask.time_zone,
+    )
+
+
+def _reward_request(experiment: str, fact: Fact) -> pb.RecordRewardRequest:
+    request = pb.RecordRewardRequest(
+        experiment=experiment,
+        event_id=fact.event_id or str(uuid4()),
+        decision_id=fact.decision_id,
+        name=fact.name,
+        value=fact.value,
+    )
+    if fact.occurred_at is not None:
+        request.occurred_at.FromDatetime(fact.occurred_at.astimezone(UTC))
+    return request
+
+
+def _answer(decision: pb.Decision) -> Answer:
+    sends = decision.HasField("action")
+    action = decision.action
+    reason = Reason(decision.reason)
+    return Answer(
+        decision_id=decision.decision_id,
+        action=action.index if sends else None,
+        variant=action.variant if sends else None,
+        channel=action.channel if sends else None,
+        slot=action.slot if sends else None,
+        send_at=action.send_at.ToDatetime(tzinfo=UTC) if sends else None,
+        propensity=decision.propensity,
+        group=Group(decision.group),
+        reason=reason,
+        snapshot_version=decision.snapshot_version,
+        propensities=tuple(p.propensity for p in decision.propensities),
+        removed={r.action_index: r.reason for r in decision.removed},
+        is_fallback=reason.is_fallback,
+        is_repeated=decision.repeated_request,
+    )
+
+
+def _own_fallback(action: ActionName) -> Answer:
+    return Answer(
+        decision_id="",
+        action=None,
+        variant=action.variant,
+        channel=action.channel,
+        slot=action.slot,
+        send_at=None,
+        propensity=1.0,
+        group=None,
+        reason=None,
+        snapshot_version=0,
+        removed={},
+        is_fallback=True,
+    )
+
+
+def _disposition(number: int) -> str:
+    return pb.Disposition.Name(number).removeprefix("DISPOSITION_").lower()  # type: ignore[arg-type]

@@ -1,0 +1,245 @@
+"""``banditctl demo``: a whole campaign in a minute, on a real server over a real socket."""
+
+import heapq
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import numpy as np
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy.engine import Connection
+
+from bandit.decision import Group
+from bandit.errors import BanditError
+from bandit.spec import ExperimentSpec
+from server import catalogue, storage
+from server.client import Answer, BanditClient, Fact
+from server.commands import options, show
+from server.commands.local import LocalServer
+from server.database import Database
+from server.pb import bandit_pb2 as pb
+from sims import worlds
+from sims.worlds import EXAMPLES, Context, World
+
+TIME_ZONES = ("Europe/Berlin", "Europe/Lisbon", "Europe/Helsinki")
+CONTRASTING: dict[str, Context] = {
+    "a student with the app, new": {
+        "age": 22.0, "segment": "new", "has_app": True, "basket": 20.0, "visit_hour": 20.0,
+    },
+    "a retired regular without the app": {
+        "age": 71.0, "segment": "regular", "has_app": False, "basket": 120.0, "visit_hour": 9.0,
+    },
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Played:
+    """What the clients did, and what the server acknowledged to them."""
+
+    decisions: list[str] = field(default_factory=list)
+    rewards: list[str] = field(default_factory=list)
+    regret: float = 0.0
+    clicks: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def demo(
+    customers: Annotated[int, typer.Option(min=100, help="How many are simulated.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Draws the customers.")] = 1,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Concurrent client threads.")] = 8,
+) -> None:
+    """Play a campaign: decisions over gRPC, delayed rewards, learning, a report."""
+    spec = options.read_spec(EXAMPLES / "spring_sale.toml")
+    world = worlds.read(EXAMPLES / "spring_sale_world.toml")
+    world.check(spec)
+    with tempfile.TemporaryDirectory(prefix="bandit-demo-") as name:
+        folder = Path(name)
+        typer.echo("demo: starting a server (its first start compiles the kernels)")
+        server = LocalServer(folder)
+        try:
+            played = _Played()
+            with BanditClient(server.address, timeout=20.0) as client:
+                client.create_experiment(spec, request_id="demo")
+                client.start_experiment(spec.name)
+                _play(client, spec, world, played, customers=customers, seed=seed, clients=clients)
+                report = _await_closed(client, spec.name)
+                _show(client, spec, report, played)
+        finally:
+            status = server.stop()
+        lost = _lost(server.database, spec.name, played)
+    _last_line(report, played, lost)
+    if lost or status:
+        raise BanditError(f"{lost} acknowledged entries are not in the log; exit status {status}")
+
+
+def _play(  # noqa: PLR0913
+    client: BanditClient,
+    spec: ExperimentSpec,
+    world: World,
+    played: _Played,
+    *,
+    customers: int,
+    seed: int,
+    clients: int,
+) -> None:
+    """Play every customer once, several at a time; responses come after a delay."""
+    waiting: list[tuple[float, str]] = []
+    space = spec.actions
+
+    def one(i: int) -> None:
+        rng = np.random.default_rng([seed, i])
+        context = world.customer(rng)
+        zone = TIME_ZONES[int(rng.integers(len(TIME_ZONES)))]
+        answer = client.decide(
+            spec.name, f"customer-{i}", context, request_id=f"demo-{i}", time_zone=zone
+        )
+        rates = world.rates(context, space)
+        earned = 0.0 if answer.action is None else float(rates[answer.action])
+        clicks = rng.random() < earned
+        with played.lock:
+            played.decisions.append(answer.decision_id)
+            if answer.group is Group.BANDIT:
+                played.regret += float(rates[space.mask].max()) - earned
+            if clicks:
+                played.clicks += 1
+                due = time.monotonic() + float(rng.exponential(world.delay))
+                heapq.heappush(waiting, (due, answer.decision_id))
+
+    def report_due() -> None:
+        while True:
+            with played.lock:
+                if not waiting or waiting[0][0] > time.monotonic():
+                    return
+                _, decision_id = heapq.heappop(waiting)
+            event = f"click-{decision_id}"
+            client.record_reward(
+                spec.name, Fact(decision_id=decision_id, name=world.reward, event_id=event)
+            )
+            with played.lock:
+                played.rewards.append(event)
+
+    def work(part: Sequence[int]) -> None:
+        for i in part:
+            one(i)
+            report_due()
+
+    done = threading.Event()
+    with ThreadPoolExecutor(clients) as pool:
+        parts = [range(k, customers, clients) for k in range(clients)]
+        futures = [pool.submit(work, part) for part in parts]
+        threading.Thread(
+            target=lambda: ([f.exception() for f in futures], done.set()), daemon=True
+        ).start()
+        _watch(client, spec, played, done, customers)
+        for future in futures:
+            future.result()
+    while waiting:
+        report_due()
+        time.sleep(0.01)
+
+
+def _watch(
+    client: BanditClient,
+    spec: ExperimentSpec,
+    played: _Played,
+    done: threading.Event,
+    customers: int,
+) -> None:
+    """Print a live progress line until every customer is played."""
+    with Progress(
+        TextColumn("customers"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        console=show.console,
+    ) as progress:
+        task = progress.add_task("demo", total=customers, state="")
+        while not done.wait(0.5):
+            snapshot = client.get_experiment(spec.name).snapshot
+            with played.lock:
+                n, rewards = len(played.decisions), len(played.rewards)
+            state = f"{rewards} rewards, {snapshot.outcomes} learned, snapshot {snapshot.version}"
+            progress.update(task, completed=n, state=state)
+        progress.update(task, completed=len(played.decisions))
+
+
+def _await_closed(client: BanditClient, name: str, patience: float = 30.0) -> pb.GetReportResponse:
+    """Wait until every outcome is closed, then give the report."""
+    end = time.monotonic() + patience
+    while True:
+        report = client.report(name)
+        if report.open_decisions == 0 or time.monotonic() > end:
+            return report
+        time.sleep(0.2)
+
+
+def _show(
+    client: BanditClient, spec: ExperimentSpec, report: pb.GetReportResponse, played: _Played
+) -> None:
+    for table in show.report(report, most=8):
+        show.console.print(table)
+    for who, context in CONTRASTING.items():
+        answer = _preview(client, spec, who, context, played)
+        columns = ["variant", "channel", "slot", "probability of being chosen"]
+        made = show.table(f"Best for {who}", columns, left=3)
+        best = np.argsort(answer.propensities)[::-1][:3]
+        for action in best.tolist():
+            levels = [level.name for level in spec.actions.levels(action)]
+            made.add_row(*levels, f"{answer.propensities[action]:.3f}")
+        show.console.print(made)
+
+
+def _preview(
+    client: BanditClient, spec: ExperimentSpec, who: str, context: Context, played: _Played
+) -> Answer:
+    """Decide for a customer of this kind who is in the bandit group."""
+    for i in range(1_000):
+        answer = client.decide(
+            spec.name, f"{who} {i}", context, request_id=f"{who} {i}", include_propensities=True
+        )
+        played.decisions.append(answer.decision_id)
+        if answer.group is Group.BANDIT:
+            return answer
+    raise BanditError("no customer of the bandit group in a thousand")
+
+
+def _lost(database: str, experiment: str, played: _Played) -> int:
+    """Count what was acknowledged and is not in the log exactly once."""
+    opened = Database(database, read_only=True)
+    try:
+        with opened.reader.connect() as connection:
+            return _missing(connection, experiment, played)
+    finally:
+        opened.close()
+
+
+def _missing(connection: Connection, experiment: str, played: _Played) -> int:
+    row = next(r for r in catalogue.list_experiments(connection) if r.name == experiment)
+    logged = storage.logged_ids(connection, row.id)
+    decided = {UUID(one).bytes for one in played.decisions}
+    return len(decided - logged.decisions) + len(set(played.rewards) - logged.events)
+
+
+def _last_line(report: pb.GetReportResponse, played: _Played, lost: int) -> None:
+    shown = "- [-, -]"
+    for line in report.lifts:
+        if line.against == pb.GROUP_RANDOM and line.HasField("relative"):
+            low, high = line.relative_interval
+            shown = f"{_percent(line.relative)} [{_percent(low)}, {_percent(high)}]"
+    typer.echo(
+        f"demo: lift over random {shown}, {len(played.decisions)} decisions, "
+        f"{len(played.rewards)} rewards, {lost} lost"
+    )
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:+.1f} %"

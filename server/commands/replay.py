@@ -1,0 +1,130 @@
+"""``banditctl replay``: a real campaign's log, past the real server."""
+
+import dataclasses
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bandit.errors import ConflictError, DeadlineError, InvalidInputError
+from bandit.spec import ExperimentSpec
+from server.client import Ask, BanditClient, Fact
+from server.commands import options, show
+from server.commands.local import LocalServer
+from sims import hillstrom
+from sims.replay import Replayed, constants
+from sims.replay import replay as play
+from sims.worlds import EXAMPLES
+
+
+def replay(
+    data: Annotated[Path, typer.Option(help="The Hillstrom campaign, .csv or .csv.gz.")],
+    reward: Annotated[str, typer.Option(help="visit, conversion or spend.")] = "visit",
+    seed: Annotated[int, typer.Option(help="Order of the customers, and the server's secret.")] = 1,
+    address: Annotated[
+        str, typer.Option(help="A running server; else one is started for the replay.")
+    ] = "",
+) -> None:
+    """Stream the Hillstrom customers through Decide; learn where decision and log agree."""
+    if reward not in hillstrom.REWARDS:
+        raise InvalidInputError(
+            f"{reward!r} is none of {', '.join(hillstrom.REWARDS)}", field="reward"
+        )
+    rows = hillstrom.load(data)
+    spec = experiment(reward, seed)
+    with ExitStack() as stack:
+        if not address:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            server = stack.enter_context(LocalServer(folder, secret=secret(seed)))
+            address = server.address
+        client = stack.enter_context(BanditClient(address, timeout=60.0))
+        found = _play(client, spec, rows, reward, seed)
+    _show(found, rows, reward)
+
+
+def experiment(reward: str, seed: int) -> ExperimentSpec:
+    """Give the experiment of one replay, told of one reward."""
+    spec = options.read_spec(EXAMPLES / "hillstrom.toml")
+    outcome = dataclasses.replace(spec.outcome, rewards=(spec.outcome.by_name[reward],))
+    return dataclasses.replace(spec, name=f"hillstrom-{reward}-{seed}", outcome=outcome)
+
+
+def secret(seed: int) -> bytes:
+    """Give the secret of a replay's own server, so that a seed gives the same decisions."""
+    return hashlib.sha256(f"replay {seed}".encode()).hexdigest().encode()
+
+
+def _play(
+    client: BanditClient,
+    spec: ExperimentSpec,
+    rows: Sequence[hillstrom.Row],
+    reward: str,
+    seed: int,
+) -> Replayed:
+    try:
+        client.create_experiment(spec, request_id=spec.name)
+    except ConflictError:
+        raise ConflictError(
+            f"the server holds another experiment {spec.name!r}; use another --seed"
+        ) from None
+    client.start_experiment(spec.name)
+    learned = 0
+
+    def decide(asked: Sequence[tuple[str, hillstrom.Row]]) -> list[tuple[str, str | None]]:
+        asks = [Ask(customer_id=name, context=row.context, request_id=name) for name, row in asked]
+        return [(a.decision_id, a.variant) for a in client.decide_batch(spec.name, asks)]
+
+    def tell(told: Sequence[tuple[str, float]]) -> None:
+        nonlocal learned
+        client.record_rewards(
+            spec.name,
+            [Fact(decision_id=d, name=reward, value=value, event_id=d) for d, value in told],
+        )
+        learned += len(told)
+        _await_learned(client, spec.name, learned)
+
+    found = Replayed()
+    with Progress(
+        TextColumn("replay"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        console=show.console,
+    ) as progress:
+        task = progress.add_task("replay", total=len(rows), rate="")
+        for found in play(rows, reward, seed, decide, tell):
+            rate = f"{reward} {found.sample.mean:.4f} on {found.sample.n} rows"
+            progress.update(task, completed=found.rows, rate=rate)
+    return found
+
+
+def _await_learned(client: BanditClient, name: str, outcomes: int, patience: float = 60.0) -> None:
+    """Wait until the published belief has seen so many outcomes, so that a seed repeats."""
+    end = time.monotonic() + patience
+    while client.get_experiment(name).snapshot.outcomes < outcomes:
+        if time.monotonic() > end:
+            raise DeadlineError(f"the server has not learned {outcomes} outcomes in {patience} s")
+        time.sleep(0.002)
+
+
+def _show(found: Replayed, rows: Sequence[hillstrom.Row], reward: str) -> None:
+    made = show.table(
+        f"Replay of {len(rows)} customers", ["policy", "rows", reward, "95 % interval"]
+    )
+    for name, sample in {**constants(rows, reward), "this policy": found.sample}.items():
+        made.add_row(name, str(sample.n), show.number(sample.mean), show.interval(sample.interval))
+    share = ", ".join(f"{name} {n / found.rows:.0%}" for name, n in sorted(found.chosen.items()))
+    made.caption = f"chosen: {share}"
+    show.console.print(made)
+    low, high = found.sample.interval
+    noun = {"visit": "visit rate", "conversion": "conversion rate"}.get(reward, reward)
+    typer.echo(
+        f"matched {noun}: {found.sample.mean:.4f} [{low:.4f}, {high:.4f}] on {found.sample.n} rows"
+    )

@@ -1,0 +1,60 @@
+"""``banditctl serve``: run a server until it is told to stop."""
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server import settings as settings_module
+from server.app import Server
+
+NO_FILE = None
+
+
+def serve(  # noqa: PLR0913  one per setting
+    database: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL [sqlite:///bandit.db].")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [50051].")] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="Key of draws and pseudonyms; else made beside SQLite.")
+    ] = NO_FILE,
+    threads: Annotated[int | None, typer.Option(help="Requests handled at a time [32].")] = None,
+    grace: Annotated[float | None, typer.Option(help="Seconds to drain at a stop [10].")] = None,
+    insecure: Annotated[  # noqa: FBT002
+        bool, typer.Option("--insecure", help="Allow plain text on other than loopback.")
+    ] = False,
+) -> None:
+    """Run a server until SIGTERM or SIGINT, then drain.
+
+    Every option can also be given in the environment, such as BANDIT_DATABASE.
+    """
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    settings = settings_module.read(
+        database=database,
+        host=host,
+        port=port,
+        secret_file=secret_file,
+        threads=threads,
+        grace=grace,
+        insecure=insecure or None,
+    )
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    server = Server(settings)
+    server.start()
+    typer.echo(f"serving on {settings.host}:{server.port}")
+    sys.stdout.flush()
+    asked.wait()
+    server.stop()

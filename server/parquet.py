@@ -1,0 +1,100 @@
+"""The log as Parquet: one row per decision; ``docs/reference/log-format.md`` has the columns."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy.engine import Connection
+
+from bandit.context import ContextField
+from bandit.decision import Group, Reason
+from server import storage
+from server.live import LiveExperiment
+
+BATCH = 10_000
+_INSTANT = pa.timestamp("us", tz="UTC")
+_KINDS = {
+    "number": pa.float64(),
+    "cyclic": pa.float64(),
+    "flag": pa.bool_(),
+    "category": pa.string(),
+}
+
+
+def schema(fields: tuple[ContextField, ...]) -> pa.Schema:
+    """Give the columns: the decision's, then ``context.NAME`` for every field."""
+    return pa.schema(
+        [
+            pa.field("sequence", pa.int64(), nullable=False),
+            pa.field("decision_id", pa.string(), nullable=False),
+            pa.field("request_id", pa.string(), nullable=False),
+            pa.field("customer_key", pa.string(), nullable=False),
+            pa.field("decided_at", _INSTANT, nullable=False),
+            pa.field("group", pa.string(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("snapshot_version", pa.int64(), nullable=False),
+            pa.field("action", pa.int32()),
+            pa.field("variant", pa.string()),
+            pa.field("channel", pa.string()),
+            pa.field("slot", pa.string()),
+            pa.field("propensity", pa.float64(), nullable=False),
+            pa.field("outcome", pa.float64()),
+            *(pa.field(f"context.{f.name}", _KINDS[f.kind]) for f in fields),
+        ]
+    )
+
+
+def write(
+    connection: Connection, live: LiveExperiment, out: Path, step: Callable[[int], None]
+) -> int:
+    """Write an experiment's decisions; give how many.
+
+    The file appears under its name only when it is whole.
+
+    Raises
+    ------
+    OSError
+        If it can not be written.
+    """
+    spec = live.experiment.spec
+    partial = out.with_name(out.name + ".partial")
+    columns = schema(spec.context)
+    written, last = 0, 0
+    with pq.ParquetWriter(partial, columns) as writer:
+        while rows := storage.decided_after(connection, live.id, last, BATCH):
+            last = rows[-1].seq
+            batch = [_record(live, row) for row in rows]
+            writer.write_table(pa.Table.from_pylist(batch, schema=columns))
+            written += len(rows)
+            step(len(rows))
+    partial.replace(out)
+    return written
+
+
+def _record(live: LiveExperiment, row: Any) -> dict[str, object]:  # noqa: ANN401  a database row
+    spec = live.experiment.spec
+    names: tuple[str | None, ...] = (None, None, None)
+    if row.action is not None:
+        names = tuple(level.name for level in spec.actions.levels(row.action))
+    values = spec.schema.values(np.frombuffer(row.context, dtype="<f8"))
+    return {
+        "sequence": row.seq,
+        "decision_id": str(UUID(bytes=row.decision_id)),
+        "request_id": row.request_id,
+        "customer_key": row.customer.hex(),
+        "decided_at": row.decided_at,
+        "group": Group(row.traffic_group).name.lower(),
+        "reason": Reason(row.reason).name.lower(),
+        "snapshot_version": row.snapshot_version,
+        "action": row.action,
+        "variant": names[0],
+        "channel": names[1],
+        "slot": names[2],
+        "propensity": row.propensity,
+        "outcome": row.outcome,
+        **{f"context.{name}": value for name, value in values.items()},
+    }

@@ -1,0 +1,82 @@
+"""The Hillstrom e-mail campaign: 64,000 customers, randomised over two e-mails and none.
+
+Kevin Hillstrom, MineThatData E-Mail Analytics and Data Mining Challenge, 2008.
+"""
+
+import csv
+import gzip
+import hashlib
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from bandit.errors import InvalidInputError
+
+SHA256 = "0e5893329d8b93cefecc571777672028290ab69865718020c78c7284f291aece"
+REWARDS = ("visit", "conversion", "spend")
+PUBLISHED: dict[str, tuple[int, float, float, float]] = {
+    "Mens E-Mail": (21_307, 0.182757, 0.012531, 1.422617),
+    "Womens E-Mail": (21_387, 0.151400, 0.008837, 1.077202),
+    "No E-Mail": (21_306, 0.106167, 0.005726, 0.652789),
+}
+"""Customers and mean visit, conversion and spend of every arm."""
+
+_LARGEST = 64 * 2**20
+
+
+class Row(NamedTuple):
+    """One customer: context, what was sent, and what came of it."""
+
+    context: dict[str, float | str | bool]
+    variant: str
+    outcomes: dict[str, float]
+
+
+def load(path: Path) -> list[Row]:
+    """Read the campaign, compressed or not.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file can not be read, its content is not the published one, or its rates are not.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidInputError(f"can not be read: {error}", field=str(path)) from None
+    found = hashlib.sha256(data[:_LARGEST]).hexdigest()
+    if found != SHA256:
+        raise InvalidInputError(
+            f"is not the Hillstrom campaign: sha256 of the content is {found}, expected {SHA256}",
+            field=str(path),
+        )
+    rows = [_row(line) for line in csv.DictReader(data.decode().splitlines())]
+    _check_rates(rows)
+    return rows
+
+
+def _row(line: dict[str, str]) -> Row:
+    return Row(
+        {
+            "recency": float(line["recency"]),
+            "history": float(line["history"]),
+            "mens": line["mens"] == "1",
+            "womens": line["womens"] == "1",
+            "newbie": line["newbie"] == "1",
+            "zip_code": line["zip_code"],
+            "channel": line["channel"],
+        },
+        line["segment"],
+        {name: float(line[name]) for name in REWARDS},
+    )
+
+
+def _check_rates(rows: list[Row]) -> None:
+    for variant, (customers, *means) in PUBLISHED.items():
+        mine = [row for row in rows if row.variant == variant]
+        found = [sum(row.outcomes[name] for row in mine) / max(len(mine), 1) for name in REWARDS]
+        pairs = zip(found, means, strict=True)
+        if len(mine) != customers or any(abs(a - b) > 1e-6 for a, b in pairs):
+            raise InvalidInputError(f"{variant}: {len(mine)} customers with means {found}")
