@@ -1,6 +1,7 @@
 """Posteriors against other people's packages, dense least squares, and their own history."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -178,10 +179,7 @@ def test_arms_of_a_disjoint_model_share_their_noise():
 
 def batches(outcomes: Outcomes, cuts: list[int]) -> list[Outcomes]:
     edges = [0, *sorted(cuts), len(outcomes.rewards)]
-    return [
-        Outcomes(*(part[a:b] for part in outcomes))
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [Outcomes(*(part[a:b] for part in outcomes)) for a, b in pairwise(edges)]
 
 
 @pytest.mark.parametrize("kind", range(3), ids=["disjoint", "joint", "beta"])
