@@ -168,8 +168,11 @@ class ActionSpace:
         """Give variant, channel and slot of an action index."""
         if not 0 <= action < self.size:
             raise NotFoundError(f"no action {action} among {self.size}", field="action")
-        v, c, s = self.table[action]
-        return self.variants[v], self.channels[c], self.slots[s]
+        return self._combinations[action]
+
+    @cached_property
+    def _combinations(self) -> list[tuple[Level, Level, Level]]:
+        return list(product(*self.factors))
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:

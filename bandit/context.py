@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +118,7 @@ class ContextField:
                 raise InvalidInputError(f"needs a text, got {_shown(value)}")
             if len(value) > MAX_TEXT:
                 raise InvalidInputError(f"{len(value)} characters, at most {MAX_TEXT} are allowed")
-            return self._positions.get(value, OTHER)
+            return _positions(self.levels).get(value, OTHER)
         if self.kind == "flag":
             if not isinstance(value, bool):
                 raise InvalidInputError(f"needs true or false, got {_shown(value)}")
@@ -140,14 +140,10 @@ class ContextField:
                 raise InvalidInputError(f"{number} is outside [{low}, {high}]")
         return number
 
-    @property
-    def _positions(self) -> dict[str, float]:
-        return _POSITIONS.setdefault(
-            self.levels, {level: float(i) for i, level in enumerate(self.levels)}
-        )
 
-
-_POSITIONS: dict[tuple[str, ...], dict[str, float]] = {}
+@lru_cache(maxsize=4096)
+def _positions(levels: tuple[str, ...]) -> dict[str, float]:
+    return {level: float(i) for i, level in enumerate(levels)}
 
 
 def _shown(value: object) -> str:

@@ -8,6 +8,7 @@ variant) or ``variant:channel`` (one number per pair); no design matrix is ever 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,6 +60,27 @@ class Term:
     def names(self) -> frozenset[str]:
         """The names of the term."""
         return frozenset(self.of.split(":"))
+
+
+class Planes(NamedTuple):
+    """Terms gathered by the factors they depend on.
+
+    Attributes
+    ----------
+    homes : (t,)
+        Plane of each term, or -1.
+    places : (t, max(sizes))
+        Cell of a term in each cell of its plane.
+    cells : (p, k)
+        Cell of every action in each plane.
+    sizes : (p,)
+        Number of cells of each plane.
+    """
+
+    homes: Cells
+    places: Cells
+    cells: Cells
+    sizes: Ints
 
 
 def default_terms(space: ActionSpace) -> tuple[Term, ...]:
@@ -168,16 +190,7 @@ class FeatureMap:
     @cached_property
     def cells(self) -> Cells:
         """Cell of every action in every term, shape (t, k)."""
-        rows = []
-        for term in self.terms:
-            cell = np.zeros(self.space.size, dtype=np.int32)
-            for column, (factor, levels) in enumerate(
-                zip(FACTORS, self.space.factors, strict=True)
-            ):
-                if factor in term.names:
-                    cell = cell * np.int32(len(levels)) + self.space.table[:, column]
-            rows.append(cell)
-        return np.ascontiguousarray(np.array(rows, dtype=np.int32))
+        return np.array([self._cell(term.names) for term in self.terms], dtype=np.int32)
 
     @cached_property
     def counts(self) -> Ints:
@@ -199,6 +212,41 @@ class FeatureMap:
     def _sizes(self) -> Ints:
         sizes: Ints = self.counts * np.where(self.crossed, self.width, 1)
         return sizes
+
+    @cached_property
+    def planes(self) -> Planes:
+        """Terms by the factors they depend on, so that few sums are made per action.
+
+        A term goes to a plane whose factors include its own; a term that is the same for
+        every action (the shared block) decides nothing and goes to none.
+        """
+        several = {f for f, ls in zip(FACTORS, self.space.factors, strict=True) if len(ls) > 1}
+        wanted = [frozenset(term.names & several) for term in self.terms]
+        planes: list[frozenset[str]] = []
+        for factors in sorted(set(wanted), key=lambda f: (-len(f), sorted(f))):
+            if factors and not any(factors <= plane for plane in planes):
+                planes.append(factors)
+        cells = np.array([self._cell(plane) for plane in planes], dtype=np.int32)
+        sizes = cells.max(axis=1).astype(np.int64) + 1
+        homes = [
+            min(
+                (i for i, p in enumerate(planes) if f and f <= p), key=sizes.__getitem__, default=-1
+            )
+            for f in wanted
+        ]
+        places = np.zeros((len(self.terms), int(sizes.max())), dtype=np.int32)
+        for j, home in enumerate(homes):
+            if home >= 0:
+                places[j, cells[home]] = self.cells[j]
+        return Planes(np.array(homes, dtype=np.int32), places, cells, sizes)
+
+    def _cell(self, names: frozenset[str]) -> Cells:
+        """Give every action's cell in the product of some factors, shape (k,)."""
+        cell = np.zeros(self.space.size, dtype=np.int32)
+        for column, (factor, levels) in enumerate(zip(FACTORS, self.space.factors, strict=True)):
+            if factor in names:
+                cell = cell * np.int32(len(levels)) + self.space.table[:, column]
+        return cell
 
     @cached_property
     def is_disjoint(self) -> bool:

@@ -476,14 +476,14 @@ def score_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread:
     spread[:] = 0.0
     n = 0
     for i in range(d):
-        row = mean[i]
+        row, xi = mean[i], x[i]
         for a in range(k):
-            centre[a] += x[i] * row[a]
+            centre[a] += xi * row[a]
         part[:] = 0.0
         for j in range(i + 1):
-            row = root[n]
+            row, xj = root[n], x[j]
             for a in range(k):
-                part[a] += x[j] * row[a]
+                part[a] += xj * row[a]
             n += 1
         for a in range(k):
             spread[a] += part[a] * part[a]
@@ -492,72 +492,102 @@ def score_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread:
 
 
 @kernel
-def cell_scores(x: Floats, bank: Floats, offset: int, crossed: bool, out: Floats) -> None:  # noqa: FBT001
-    """Score one term's cells under every draw.
+def plane_scores(
+    x: Floats,
+    bank: Floats,
+    offsets: Ints,
+    crossed: Bools,
+    counts: Ints,
+    homes: Cells,
+    places: Cells,
+    sizes: Ints,
+    out: Floats,
+) -> None:
+    """Score every cell of every plane under every draw: the sum of the plane's terms.
 
     Parameters
     ----------
     x : (d,)
     bank : (m, draws)
-    offset
-        First weight of the term.
-    out : (cells, draws)
+    offsets, crossed, counts : (t,)
+        First weight, whether crossed with the context, and number of cells of every term.
+    homes : (t,)
+        Plane of each term, or -1 for one that is the same for every action.
+    places : (t, max(sizes))
+        Cell of a term in each cell of its plane.
+    sizes : (p,)
+        Cells of each plane.
+    out : (sum(sizes), draws)
         Filled.
+
+    Notes
+    -----
+    O(draws (non-zero features of all cells + cells of all planes per term)).
     """
-    d = x.shape[0]
-    for c in range(out.shape[0]):
-        row = out[c]
-        if crossed:
-            row[:] = 0.0
-            for i in range(d):
-                if x[i] != 0.0:
-                    weights = bank[offset + c * d + i]
-                    for t in range(row.shape[0]):
-                        row[t] += x[i] * weights[t]
-        else:
-            row[:] = bank[offset + c]
+    d, draws = x.shape[0], bank.shape[1]
+    level = np.empty(draws)
+    begun = np.zeros(sizes.shape[0], dtype=np.bool_)
+    for j in range(homes.shape[0]):
+        home = homes[j]
+        if home < 0:
+            continue
+        start = sizes[:home].sum()
+        for cell in range(counts[j]):
+            weights = bank[offsets[j] + cell]
+            if crossed[j]:
+                weights = level
+                level[:] = 0.0
+                for i in range(d):
+                    xi = x[i]  # held in a register: `level` might alias x
+                    if xi != 0.0:
+                        row = bank[offsets[j] + cell * d + i]
+                        for t in range(draws):
+                            level[t] += xi * row[t]
+            for c in range(sizes[home]):
+                if places[j, c] == cell:
+                    row = out[start + c]
+                    if begun[home]:
+                        for t in range(draws):
+                            row[t] += weights[t]
+                    else:
+                        row[:] = weights
+        begun[home] = True
 
 
 @kernel
-def joint_scores(
-    x: Floats, bank: Floats, cells: Cells, offsets: Ints, crossed: Bools, counts: Ints
-) -> Floats:
-    """Score every cell of every term under every draw, shape (sum(counts), draws)."""
-    out = np.empty((counts.sum(), bank.shape[1]))
-    first = 0
-    for j in range(cells.shape[0]):
-        cell_scores(x, bank, offsets[j], crossed[j], out[first : first + counts[j]])
-        first += counts[j]
-    return out
+def best_actions(
+    scores: Floats, cells: Cells, sizes: Ints, eligible: Bools, best: Floats, chosen: Ints
+) -> None:
+    """Find the best eligible action under every draw, the first among equals.
 
-
-@kernel
-def action_scores(scores: Floats, cells: Cells, counts: Ints, action: int, out: Floats) -> None:
-    """Add up one action's cells under every draw, ``out : (draws,)``."""
-    first = 0
-    for j in range(cells.shape[0]):
-        row = scores[first + cells[j, action]]
-        if j == 0:
-            out[:] = row
-        else:
-            for t in range(out.shape[0]):
-                out[t] += row[t]
-        first += counts[j]
-
-
-@kernel
-def best_actions(scores: Floats, cells: Cells, counts: Ints, eligible: Bools) -> Ints:
-    """Give the best eligible action under every draw, the first among equals, shape (draws,)."""
-    draws = scores.shape[1]
-    best, total = np.full(draws, -np.inf), np.empty(draws)
-    chosen = np.full(draws, -1)
+    Parameters
+    ----------
+    scores : (sum(sizes), draws)
+        From ``plane_scores``.
+    cells : (p, k)
+        Cell of every action in each plane; at most three planes.
+    best, chosen : (draws,)
+        Filled with the highest score and its action.
+    """
+    draws, planes = scores.shape[1], cells.shape[0]
+    best[:] = -np.inf
+    chosen[:] = -1
+    second = sizes[0]
+    third = second + (sizes[1] if planes > 1 else 0)
     for a in range(eligible.shape[0]):
-        if eligible[a]:
-            action_scores(scores, cells, counts, a, total)
-            for t in range(draws):
-                if total[t] > best[t]:
-                    best[t], chosen[t] = total[t], a
-    return chosen
+        if not eligible[a]:
+            continue
+        one = scores[cells[0, a]]
+        two = scores[second + cells[1, a]] if planes > 1 else one
+        three = scores[third + cells[2, a]] if planes > 2 else one
+        for t in range(draws):
+            score = one[t]
+            if planes > 1:
+                score += two[t]
+            if planes > 2:
+                score += three[t]
+            if score > best[t]:
+                best[t], chosen[t] = score, a
 
 
 # --- propensities -----------------------------------------------------------------------
@@ -832,10 +862,13 @@ def decide_joint(
     masks: Bools,
     streams: Words,
     bank: Floats,
-    cells: Cells,
     offsets: Ints,
     crossed: Bools,
     counts: Ints,
+    homes: Cells,
+    places: Cells,
+    cells: Cells,
+    sizes: Ints,
     floor: float,
 ) -> tuple[Ints, Floats]:
     """Thompson sampling with shared weights: shares of wins in a sample bank, then one draw.
@@ -846,8 +879,10 @@ def decide_joint(
         As in ``decide_independent``.
     bank : (m, draws)
         Joint draws of all weights, fixed for a snapshot.
-    cells, offsets, crossed, counts
-        The terms, as in ``fold_sparse``; ``counts : (t,)`` is the number of cells of each.
+    offsets, crossed, counts, homes, places, sizes
+        The terms and their planes, as in ``plane_scores``.
+    cells
+        As in ``best_actions``.
 
     Returns
     -------
@@ -860,10 +895,13 @@ def decide_joint(
     """
     n, k, draws = x.shape[0], masks.shape[1], bank.shape[1]
     actions, p = np.empty(n, dtype=np.int64), np.zeros((n, k))
+    scores = np.empty((sizes.sum(), draws))
+    best, chosen = np.empty(draws), np.empty(draws, dtype=np.int64)
     for t in range(n):
         eligible = masks[which[t]]
-        scores = joint_scores(x[t], bank, cells, offsets, crossed, counts)
-        for winner in best_actions(scores, cells, counts, eligible):
+        plane_scores(x[t], bank, offsets, crossed, counts, homes, places, sizes, scores)
+        best_actions(scores, cells, sizes, eligible, best, chosen)
+        for winner in chosen:
             p[t, winner] += 1.0 / draws
         apply_floor(eligible, floor, p[t])
         actions[t] = pick(p[t], uniform(streams[t], 0))
@@ -877,23 +915,29 @@ def draw_joint(
     masks: Bools,
     streams: Words,
     bank: Floats,
-    cells: Cells,
     offsets: Ints,
     crossed: Bools,
     counts: Ints,
+    homes: Cells,
+    places: Cells,
+    cells: Cells,
+    sizes: Ints,
     floor: float,
 ) -> Ints:
     """Draw as ``decide_joint`` does in law: one member of the bank, its best action."""
     n, draws = x.shape[0], bank.shape[1]
     actions = np.empty(n, dtype=np.int64)
+    scores = np.empty((sizes.sum(), 1))
+    best, chosen = np.empty(1), np.empty(1, dtype=np.int64)
     for t in range(n):
         eligible = masks[which[t]]
         actions[t], u = floor_draw(eligible, floor, uniform(streams[t], 0))
         if actions[t] < 0:
             member = min(int(u * draws), draws - 1)
             column = bank[:, member].copy().reshape(-1, 1)
-            scores = joint_scores(x[t], column, cells, offsets, crossed, counts)
-            actions[t] = best_actions(scores, cells, counts, eligible)[0]
+            plane_scores(x[t], column, offsets, crossed, counts, homes, places, sizes, scores)
+            best_actions(scores, cells, sizes, eligible, best, chosen)
+            actions[t] = chosen[0]
     return actions
 
 

@@ -101,14 +101,16 @@ class SampleBank:
         """Decide by the shares of wins, mixed with the floor."""
         f = self.features
         return Choices(
-            *kernels.decide_joint(*asked, self.bank, f.cells, f.offsets, f.crossed, f.counts, floor)
+            *kernels.decide_joint(
+                *asked, self.bank, f.offsets, f.crossed, f.counts, *f.planes, floor
+            )
         )
 
     def draw(self, asked: Asked, floor: float) -> Choices:
         """Take the best action of one member of the bank."""
         f = self.features
         actions = kernels.draw_joint(
-            *asked, self.bank, f.cells, f.offsets, f.crossed, f.counts, floor
+            *asked, self.bank, f.offsets, f.crossed, f.counts, *f.planes, floor
         )
         return Choices(actions, None)
 

@@ -17,8 +17,8 @@ def _check_import() -> None:
     found = importlib.import_module("bandit")
     if getattr(found, "PROJECT", None) != "banditctl":
         sys.exit(
-            f"error: the package 'bandit' at {found.__file__} is not banditctl's (PyCQA's linter has "
-            "the same import name); install banditctl in an environment of its own"
+            f"error: the package 'bandit' at {found.__file__} is not banditctl's (PyCQA's linter "
+            "has the same import name); install banditctl in an environment of its own"
         )
 
 

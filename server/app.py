@@ -57,6 +57,7 @@ class Server:
                 settings,
                 DecisionService(self.live, reader, self.writer, clock, self.learner.notify),
                 ExperimentService(self.live, reader, self.writer, clock, secret),
+                self.writer,
             )
         except BaseException:
             self.database.close()

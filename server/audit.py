@@ -1,4 +1,4 @@
-"""The audit: is the log whole, and does everything stored follow from it bit for bit?"""
+"""The audit: whether the log is whole, and all that is stored follows from it bit for bit."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

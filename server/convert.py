@@ -3,8 +3,9 @@
 import hashlib
 import json
 import math
+import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -16,11 +17,11 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from bandit import rng, spec_file, timing
 from bandit.actions import Exclusion
 from bandit.context import ContextSchema
-from bandit.decision import Decision, Group, Reason
+from bandit.decision import Group, Reason
 from bandit.errors import BanditError, InvalidInputError
 from bandit.experiment import Experiment, Question
 from bandit.spec import ExperimentSpec
-from server.clock import to_datetime
+from server.deciding import Asking
 from server.live import LiveExperiment
 from server.pb import bandit_pb2 as pb
 from server.reporting import GroupLine, Report
@@ -80,17 +81,6 @@ def _unknown_field(message: Message) -> str:
 # --- requests ---------------------------------------------------------------------------
 
 
-class Asking(NamedTuple):
-    """A request to decide, read and checked."""
-
-    question: Question
-    request_id: str
-    request_hash: bytes
-    exclusions: str | None
-    time_zone: str
-    include_propensities: bool
-
-
 def text(value: str, field: str, most: int = MAX_ID) -> str:
     """Refuse a text that is empty, too long, or holds a NUL.
 
@@ -127,12 +117,13 @@ def asking(request: pb.DecideRequest, experiment: Experiment, tenant: str, now: 
     customer = rng.customer_key(experiment.secret, tenant, customer_id)
     one = rng.decision_id(experiment.secret, experiment.spec.name, request_id, now // 1_000)
     written = _exclusions_text(rules)
-    content = hashlib.blake2b(customer, digest_size=16)
-    content.update(np.array(row).tobytes())
+    packed = struct.pack(f"<{len(row)}d", *row)
+    content = hashlib.blake2b(customer + packed, digest_size=16)
     flags = 2 * request.include_propensities + request.include_removed
     content.update(f"{flags}\0{request.time_zone}\0{written or ''}".encode())
     return Asking(
         Question(one, customer, row, rules),
+        packed,
         request_id,
         content.digest(),
         written,
@@ -184,27 +175,6 @@ def _exclusions_text(rules: tuple[Exclusion, ...]) -> str | None:
         [{n: getattr(r, n) for n in fields if getattr(r, n) is not None} for r in rules],
         ensure_ascii=False,
         separators=(",", ":"),
-    )
-
-
-def decision_row(asked: Asking, decision: Decision, now: int) -> DecisionRow:
-    """Give the row under which a decision is logged."""
-    kept = decision.propensities if asked.include_propensities else None
-    return DecisionRow(
-        decision_id=decision.decision_id.bytes,
-        request_id=asked.request_id,
-        request_hash=asked.request_hash,
-        customer=asked.question.customer,
-        context=np.array(asked.question.row, dtype="<f8").tobytes(),
-        exclusions=asked.exclusions,
-        time_zone=asked.time_zone,
-        action=decision.action,
-        propensity=decision.propensity,
-        traffic_group=int(decision.group),
-        reason=int(decision.reason),
-        snapshot_version=decision.snapshot_version,
-        decided_at=now,
-        propensities=None if kept is None else kept.astype("<f8").tobytes(),
     )
 
 
@@ -265,6 +235,12 @@ def _as_data(message: pb.ExperimentSpec) -> dict[str, Any]:
 # --- answers ----------------------------------------------------------------------------
 
 
+def _shown_id(one: bytes) -> str:
+    """Write 16 bytes as a UUID; twice as fast as ``uuid`` does."""
+    h = one.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
 def timestamp(us: int) -> Timestamp:
     """Give microseconds since 1970 as a message."""
     return Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1_000)
@@ -274,7 +250,7 @@ def decision(live: LiveExperiment, logged: Logged, *, include_removed: bool = Fa
     """Give a logged decision as a message: the same for a first and for a repeated answer."""
     row = logged.row
     message = pb.Decision(
-        decision_id=str(UUID(bytes=row.decision_id)),
+        decision_id=_shown_id(row.decision_id),
         experiment=live.experiment.spec.name,
         request_id=row.request_id,
         propensity=row.propensity,
@@ -284,9 +260,8 @@ def decision(live: LiveExperiment, logged: Logged, *, include_removed: bool = Fa
         sequence=logged.seq,
         decided_at=timestamp(row.decided_at),
         repeated_request=logged.repeated,
+        action=None if row.action is None else action(live.experiment.spec, row.action, row),
     )
-    if row.action is not None:
-        message.action.CopyFrom(action(live.experiment.spec, row.action, row))
     if row.propensities is not None:
         numbers = np.frombuffer(row.propensities, dtype="<f8").tolist()
         message.propensities.extend(
@@ -306,13 +281,12 @@ def decision(live: LiveExperiment, logged: Logged, *, include_removed: bool = Fa
 def action(spec: ExperimentSpec, index: int, row: DecisionRow | None = None) -> pb.Action:
     """Give an action as a message, with its instant if it was decided on."""
     variant, channel, slot = spec.actions.levels(index)
-    message = pb.Action(index=index, variant=variant.name, channel=channel.name, slot=slot.name)
-    if row is not None and slot.time is None:
-        message.send_at.CopyFrom(timestamp(row.decided_at))
-    elif row is not None:
-        at = timing.send_at(slot, to_datetime(row.decided_at), row.time_zone)
-        message.send_at.FromDatetime(at)
-    return message
+    at = None
+    if row is not None:
+        at = timestamp(timing.send_at_us(slot, row.decided_at, row.time_zone))
+    return pb.Action(
+        index=index, variant=variant.name, channel=channel.name, slot=slot.name, send_at=at
+    )
 
 
 def context(schema: ContextSchema, row: bytes) -> pb.Context:

@@ -7,7 +7,7 @@ beside the message. Another transport could carry them.
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
@@ -24,10 +24,11 @@ from bandit.errors import (
 from server import catalogue, convert, reporting, storage
 from server.catalogue import State
 from server.clock import Clock
+from server.deciding import Plan, decide
 from server.live import Live, LiveExperiment
 from server.pb import bandit_pb2 as pb
 from server.schema import AnyRow
-from server.writer import AppendDecisions, AppendEvents, Writer
+from server.writer import AppendDecisions, AppendEvents, Job, Writer
 
 MAX_PAGE = 1_000
 
@@ -36,6 +37,16 @@ class Caller(NamedTuple):
     """Who calls."""
 
     tenant: str
+
+
+class Pending(NamedTuple):
+    """A call that waits for the writer: its job, and its answer once the job is done.
+
+    ``answer`` raises what the job failed with.
+    """
+
+    job: Job[Any]
+    answer: Callable[[], Any]
 
 
 class DecisionService:
@@ -71,8 +82,25 @@ class DecisionService:
 
     def Decide(self, request: pb.DecideRequest, caller: Caller) -> pb.DecideResponse:
         """Choose an action for one customer, and commit the choice before answering."""
+        pending = self.begin_decide(request, caller)
+        self._writer.write(pending.job)
+        answer: pb.DecideResponse = pending.answer()
+        return answer
+
+    def begin_decide(self, request: pb.DecideRequest, caller: Caller) -> Pending:
+        """Read a request to decide; the writer does the rest."""
         live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
-        return pb.DecideResponse(decision=self._decide(live, [request])[0])
+        now = self._clock()
+        refused = self._refused(live)
+        asked = convert.asking(request, live.experiment, live.tenant, now)
+        job = AppendDecisions(Plan(live, (asked,), now, refused))
+
+        def answer() -> pb.DecideResponse:
+            [logged] = job.outcome()
+            decision = convert.decision(live, logged, include_removed=request.include_removed)
+            return pb.DecideResponse(decision=decision)
+
+        return Pending(job, answer)
 
     def BatchDecide(self, request: pb.BatchDecideRequest, caller: Caller) -> pb.BatchDecideResponse:
         """Choose for many customers of one experiment, in one transaction."""
@@ -86,16 +114,45 @@ class DecisionService:
                     field=f"requests[{i}].experiment",
                 )
         live = self._live.find(caller.tenant, name)
-        return pb.BatchDecideResponse(decisions=self._decide(live, requests, batch=True))
+        now = self._clock()
+        asked = []
+        for i, one in enumerate(requests):
+            try:
+                asked.append(convert.asking(one, live.experiment, live.tenant, now))
+            except BanditError as error:
+                raise error.under(f"requests[{i}]") from None
+        plan = Plan(live, asked, now, self._refused(live))
+        logged = self._writer.write(AppendDecisions(plan, *decide([plan])))
+        return pb.BatchDecideResponse(
+            decisions=[
+                convert.decision(live, entry, include_removed=one.include_removed)
+                for entry, one in zip(logged, requests, strict=True)
+            ]
+        )
 
     def RecordReward(
         self, request: pb.RecordRewardRequest, caller: Caller
     ) -> pb.RecordRewardResponse:
         """Record one reward event, durably."""
-        [result] = self._record(request.experiment, [request], caller)
-        if isinstance(result, BanditError):
-            raise result
-        return pb.RecordRewardResponse(disposition=convert.disposition(result), sequence=result.seq)
+        pending = self.begin_record(request, caller)
+        self._writer.write(pending.job)
+        answer: pb.RecordRewardResponse = pending.answer()
+        return answer
+
+    def begin_record(self, request: pb.RecordRewardRequest, caller: Caller) -> Pending:
+        """Read a reward event; the writer does the rest."""
+        job = self._events(request.experiment, [request], caller, "")
+
+        def answer() -> pb.RecordRewardResponse:
+            [result] = job.outcome()
+            if isinstance(result, BanditError):
+                raise result
+            self._tell_learner(job)
+            return pb.RecordRewardResponse(
+                disposition=convert.disposition(result), sequence=result.seq
+            )
+
+        return Pending(job, answer)
 
     def BatchRecordRewards(
         self, request: pb.BatchRecordRewardsRequest, caller: Caller
@@ -109,7 +166,9 @@ class DecisionService:
                     "must be as in events[0]: a batch is for one experiment",
                     field=f"events[{i}].experiment",
                 )
-        results = self._record(events[0].experiment, events, caller, batch=True)
+        job = self._events(events[0].experiment, events, caller, "events")
+        results = self._writer.write(job)
+        self._tell_learner(job)
         return pb.BatchRecordRewardsResponse(
             results=[
                 convert.reward_result(event.event_id, result)
@@ -135,27 +194,6 @@ class DecisionService:
             outcome=outcome,
         )
 
-    def _decide(
-        self, live: LiveExperiment, requests: Sequence[pb.DecideRequest], *, batch: bool = False
-    ) -> list[pb.Decision]:
-        refused = self._refused(live)
-        now = self._clock()
-        asked = []
-        for i, request in enumerate(requests):
-            try:
-                asked.append(convert.asking(request, live.experiment, live.tenant, now))
-            except BanditError as error:
-                raise error.under(f"requests[{i}]" if batch else "") from None
-        decisions = live.experiment.decide_batch(
-            live.snapshot, [a.question for a in asked], refused=refused
-        )
-        rows = [convert.decision_row(a, d, now) for a, d in zip(asked, decisions, strict=True)]
-        logged = self._writer.write(AppendDecisions(live.id, rows))
-        return [
-            convert.decision(live, one, include_removed=request.include_removed)
-            for one, request in zip(logged, requests, strict=True)
-        ]
-
     def _refused(self, live: LiveExperiment) -> Reason | None:
         if live.state is State.RUNNING:
             age = live.experiment.spec.publishing.max_age
@@ -171,15 +209,14 @@ class DecisionService:
             field="experiment",
         )
 
-    def _record(
+    def _events(
         self,
         experiment: str,
         requests: Sequence[pb.RecordRewardRequest],
         caller: Caller,
-        *,
-        batch: bool = False,
-    ) -> Sequence[storage.Recorded | BanditError]:
-        path = "events[0].experiment" if batch else "experiment"
+        batch: str,
+    ) -> AppendEvents:
+        path = f"{batch}[0].experiment" if batch else "experiment"
         live = self._live.find(caller.tenant, _name(experiment, path))
         now = self._clock()
         events = []
@@ -187,12 +224,13 @@ class DecisionService:
             try:
                 events.append(convert.event_row(request, live.experiment, now))
             except BanditError as error:
-                raise error.under(f"events[{i}]" if batch else "") from None
-        rule = live.experiment.spec.outcome
-        results = self._writer.write(AppendEvents(live.id, rule, events, now))
-        if any(rule.by_name[event.name].terminal for event in events):
+                raise error.under(f"{batch}[{i}]" if batch else "") from None
+        return AppendEvents(live.id, live.experiment.spec.outcome, events, now)
+
+    def _tell_learner(self, job: AppendEvents) -> None:
+        """Wake the learner if a terminal event may have closed an outcome."""
+        if any(job.rule.by_name[event.name].terminal for event in job.events):
             self._learned()
-        return results
 
 
 class ExperimentService:

@@ -15,17 +15,21 @@ from bandit.decision import Reason
 from bandit.errors import BanditError, ConflictError, NotFoundError
 from bandit.outcome import OutcomeRule
 from bandit.outcome import RewardEvent as Event
+from server.prepared import Prepared
 from server.schema import AnyRow, decisions, experiments, outcomes, reward_events
 
 LEARNED_REASONS = (Reason.POLICY, Reason.RANDOM_GROUP)
 
-_TAKE = (
+_TAKE = Prepared(
     update(experiments)
     .where(experiments.c.id == bindparam("the_id"))
     .values(next_seq=experiments.c.next_seq + bindparam("n"))
-    .returning(experiments.c.next_seq)
+    .returning(experiments.c.next_seq),
+    ["n", "the_id"],
 )
-_INSERT_DECISION = insert(decisions)
+_INSERT_DECISION = Prepared(insert(decisions), decisions.c.keys())
+_INSERT_EVENT = Prepared(insert(reward_events), reward_events.c.keys())
+_INSERT_OUTCOME = Prepared(insert(outcomes), outcomes.c.keys())
 
 
 class DecisionRow(NamedTuple):
@@ -90,7 +94,7 @@ def take_seq(connection: Connection, experiment_id: int, n: int) -> int:
     NotFoundError
         If the experiment is gone.
     """
-    taken = connection.execute(_TAKE, {"the_id": experiment_id, "n": n}).scalar_one_or_none()
+    taken = _TAKE.execute(connection, [(n, experiment_id)]).scalar_one_or_none()
     if taken is None:
         raise NotFoundError(f"no experiment {experiment_id}")
     return int(taken) - n
@@ -114,12 +118,8 @@ def append_decisions(
     """
     rows = [row for job in jobs for row in job]
     first = take_seq(connection, experiment_id, len(rows))
-    connection.execute(
-        _INSERT_DECISION,
-        [
-            {"experiment_id": experiment_id, "seq": seq, **row._asdict()}
-            for seq, row in enumerate(rows, first)
-        ],
+    _INSERT_DECISION.execute(
+        connection, [(experiment_id, seq, *row) for seq, row in enumerate(rows, first)]
     )
     logged: list[list[Logged]] = []
     seq = first
@@ -208,7 +208,7 @@ def append_events(
                 seq += 1
     if entries:
         take_seq(connection, experiment_id, len(entries) + len(closing))
-        connection.execute(insert(reward_events), entries)
+        _INSERT_EVENT.execute(connection, [tuple(entry.values()) for entry in entries])
     if closing:
         _close(connection, experiment_id, rule, closing, now)
     return results
@@ -420,7 +420,7 @@ def _close_rows(
         _outcome_entry(experiment_id, seq, row, value, now)
         for seq, (row, value) in enumerate(settled, first)
     ]
-    connection.execute(insert(outcomes), entries)
+    _INSERT_OUTCOME.execute(connection, [tuple(entry.values()) for entry in entries])
     return sum(entry["is_learned"] for entry in entries)
 
 
@@ -437,7 +437,7 @@ def _close(
     for seq, decision in closing:
         value = rule.outcome(facts.get(decision.seq, []), decision.decided_at)
         entries.append(_outcome_entry(experiment_id, seq, decision, value, now))
-    connection.execute(insert(outcomes), entries)
+    _INSERT_OUTCOME.execute(connection, [tuple(entry.values()) for entry in entries])
 
 
 def _outcome_entry(

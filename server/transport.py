@@ -6,7 +6,6 @@ status like every other bad input.
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -17,9 +16,11 @@ from grpc_reflection.v1alpha import reflection
 
 from bandit.errors import BanditError, DeadlineError, UnavailableError
 from server import convert, status
+from server.fastlane import FastLane, Reply
 from server.pb import bandit_pb2 as pb
-from server.service import Caller, DecisionService, ExperimentService
+from server.service import Caller, DecisionService, ExperimentService, Pending
 from server.settings import Settings
+from server.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class Transport:
         Address, threads and limits.
     decisions, experiments
         What to serve.
+    writer
+        Takes the jobs of calls that wait without a thread.
 
     Raises
     ------
@@ -46,11 +49,15 @@ class Transport:
     """
 
     def __init__(
-        self, settings: Settings, decisions: DecisionService, experiments: ExperimentService
+        self,
+        settings: Settings,
+        decisions: DecisionService,
+        experiments: ExperimentService,
+        writer: Writer,
     ) -> None:
         self._health = health.HealthServicer()
         self._server = grpc.server(
-            ThreadPoolExecutor(settings.threads, thread_name_prefix="rpc"),
+            FastLane(settings.threads),
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -59,16 +66,24 @@ class Transport:
             ],
         )
         services = {"DecisionService": decisions, "ExperimentService": experiments}
+        begins: dict[str, Callable[[Any, Caller], Pending]] = {
+            "Decide": decisions.begin_decide,
+            "RecordReward": decisions.begin_record,
+        }
         for name, service in services.items():
             descriptor = pb.DESCRIPTOR.services_by_name[name]
             handlers = {
                 method.name: _handler(
-                    getattr(service, method.name), getattr(pb, method.input_type.name)
+                    getattr(service, method.name),
+                    getattr(pb, method.input_type.name),
+                    writer if method.name in begins else None,
+                    begins.get(method.name),
                 )
                 for method in descriptor.methods
             }
             generic = grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
             self._server.add_generic_rpc_handlers((generic,))
+            self._server.add_registered_method_handlers(descriptor.full_name, handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.set_serving(is_serving=False)
         names = [f"{pb.DESCRIPTOR.package}.{name}" for name in services]
@@ -100,30 +115,55 @@ class Transport:
         self._server.stop(grace).wait()
 
 
-def _handler(method: Method, kind: type[Message]) -> "grpc.RpcMethodHandler[bytes, bytes]":
+def _handler(
+    method: Method,
+    kind: type[Message],
+    writer: Writer | None = None,
+    begin: Callable[[Any, Caller], Pending] | None = None,
+) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    """Wrap an RPC function; with ``begin``, also as a call for the fast lane."""
+
     def call(data: bytes, context: grpc.ServicerContext) -> bytes:
         try:
             _check_deadline(context)
             answer = method(convert.parse(kind, data), Caller(DEFAULT_TENANT))
             return answer.SerializeToString()
-        except BanditError as error:
-            failed = status.to_status(error)
-        except Exception:
-            log.exception("unexpected error in %s", kind.DESCRIPTOR.name)
-            failed = status.internal()
-        _end(context, failed)
-        return b""
+        except Exception as error:  # noqa: BLE001
+            failed = _failed(error, kind)
+        context.set_trailing_metadata(((status.DETAILS_KEY, failed.SerializeToString()),))
+        context.abort(status.CODES[failed.code], failed.message)
+        raise AssertionError("abort returned")
 
+    def start(data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
+        def finish() -> None:
+            try:
+                reply(pending.answer().SerializeToString())
+            except Exception as error:  # noqa: BLE001
+                reply(_failed(error, kind))
+
+        try:
+            _check_deadline(context)
+            assert begin is not None and writer is not None  # noqa: S101
+            pending = begin(convert.parse(kind, data), Caller(DEFAULT_TENANT))
+            pending.job.on_done = finish
+            writer.submit(pending.job)
+        except Exception as error:  # noqa: BLE001
+            reply(_failed(error, kind))
+
+    if begin is not None:
+        call.begin = start  # type: ignore[attr-defined]
     return grpc.unary_unary_rpc_method_handler(call)
+
+
+def _failed(error: Exception, kind: type[Message]) -> status_pb2.Status:
+    """Give the status of an error; a bug is logged, and tells the caller nothing."""
+    if isinstance(error, BanditError):
+        return status.to_status(error)
+    log.error("unexpected error in %s", kind.DESCRIPTOR.name, exc_info=error)
+    return status.internal()
 
 
 def _check_deadline(context: grpc.ServicerContext) -> None:
     remaining: float | None = context.time_remaining()
     if remaining is not None and remaining <= 0:
         raise DeadlineError("the deadline passed before the work began")
-
-
-def _end(context: grpc.ServicerContext, failed: status_pb2.Status) -> None:
-    """End the RPC with a rich status."""
-    context.set_trailing_metadata(((status.DETAILS_KEY, failed.SerializeToString()),))
-    context.abort(status.CODES[failed.code], failed.message)

@@ -1,13 +1,14 @@
 """The writer: one thread, one connection, one transaction for everything that waits.
 
-Callers hand over a job and wait; the thread drains what has gathered, commits it in one
-transaction and only then lets the callers go on. So nothing is answered before it is
-durable, and a commit's cost is shared.
+Callers hand over a job; the thread drains what has gathered, decides what is still to be
+decided, commits it all in one transaction and only then tells the callers. So nothing is
+answered before it is durable, and the cost of a commit is shared.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from bandit.errors import BanditError, UnavailableError
 from bandit.outcome import OutcomeRule
 from server import storage
+from server.deciding import Plan, decide
 from server.storage import DecisionRow, EventRow, Logged, Recorded
 
 log = logging.getLogger(__name__)
@@ -26,43 +28,43 @@ T = TypeVar("T")
 
 
 class Job(Generic[T]):
-    """Something to write; the caller waits for its result.
+    """Something to write.
 
     Parameters
     ----------
     rows
         How much it adds to a transaction.
+
+    Attributes
+    ----------
+    on_done
+        Called by the writer's thread once the job is durable or has failed; never raises.
     """
 
-    __slots__ = ("_done", "error", "result", "rows")
+    __slots__ = ("error", "on_done", "result", "rows")
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.result: T | None = None
         self.error: BaseException | None = None
-        self._done = threading.Lock()  # a lock held until done: the cheapest thing to wait on
-        self._done.acquire()
+        self.on_done: Callable[[], None]
 
-    def finish(self) -> None:
-        """Let the caller go on."""
-        self._done.release()
-
-    def wait(self) -> T:
-        """Wait until the job is durable, or has failed."""
-        self._done.acquire()
+    def outcome(self) -> T:
+        """Give the result of a finished job, or raise what it failed with."""
         if self.error is not None:
             raise self.error
         return self.result  # type: ignore[return-value]
 
 
 class AppendDecisions(Job[list[Logged]]):
-    """Append decisions of one experiment: all, or none."""
+    """Decide, unless that was done, and append: all decisions of a plan, or none."""
 
-    __slots__ = ("decisions", "experiment_id")
+    __slots__ = ("decisions", "experiment_id", "plan")
 
-    def __init__(self, experiment_id: int, decisions: Sequence[DecisionRow]) -> None:
-        super().__init__(len(decisions))
-        self.experiment_id = experiment_id
+    def __init__(self, plan: Plan, decisions: Sequence[DecisionRow] = ()) -> None:
+        super().__init__(len(plan.asked))
+        self.plan = plan
+        self.experiment_id = plan.live.id
         self.decisions = decisions
 
 
@@ -108,6 +110,7 @@ class Writer:
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._stopped = False
+        self._connection: Connection | None = None
 
     def start(self) -> None:
         """Begin to write."""
@@ -129,10 +132,24 @@ class Writer:
         BanditError
             What the job itself raised.
         """
+        done = threading.Lock()  # held until done: the cheapest thing to wait on
+        done.acquire()
+        job.on_done = done.release
+        self.submit(job)
+        done.acquire()
+        return job.outcome()
+
+    def submit(self, job: Job[Any]) -> None:
+        """Hand over a job whose ``on_done`` is set, and go on.
+
+        Raises
+        ------
+        UnavailableError
+            If the writer has stopped.
+        """
         if self._stopped:
             raise UnavailableError("the server is shutting down")
         self._queue.put(job)
-        return job.wait()
 
     def call(self, function: Callable[[Connection], T]) -> T:
         """Run a function on the writing connection and wait until it is durable."""
@@ -144,6 +161,11 @@ class Writer:
             if job is None:
                 break
             self._commit(self._gather(job))
+        self._finish_late()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _finish_late(self) -> None:
         while not self._queue.empty():  # those who came while the stop was on its way
             late = self._queue.get()
             if late is not None:
@@ -165,6 +187,7 @@ class Writer:
 
     def _commit(self, jobs: list[Job[Any]]) -> None:
         try:
+            _decide([job for job in jobs if isinstance(job, AppendDecisions)])
             try:
                 self._transact(jobs, _append)
             except IntegrityError:  # a request id seen before: look first, then write
@@ -179,14 +202,27 @@ class Writer:
             for job in jobs:
                 job.error = RuntimeError("internal error in the writer")
         for job in jobs:
-            job.finish()
+            job.on_done()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Begin on the one connection; after any failure, open another."""
+        connection = self._connection or self._engine.connect()
+        self._connection = None
+        try:
+            with connection.begin():
+                yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
 
     def _transact(
         self,
         jobs: list[Job[Any]],
         append: Callable[[Connection, int, list[AppendDecisions]], None],
     ) -> None:
-        with self._engine.begin() as connection:
+        with self._transaction() as connection:
             for job in jobs:
                 job.error = None
             for experiment_id, asked in _grouped(jobs, AppendDecisions):
@@ -196,6 +232,14 @@ class Writer:
             for job in jobs:
                 if isinstance(job, Call):
                     _call(connection, job)
+
+
+def _decide(jobs: list[AppendDecisions]) -> None:
+    """Let the engine decide what is not yet decided."""
+    waiting = [job for job in jobs if not job.decisions]
+    if waiting:
+        for job, rows in zip(waiting, decide([job.plan for job in waiting]), strict=True):
+            job.decisions = rows
 
 
 J = TypeVar("J", bound="AppendDecisions | AppendEvents")

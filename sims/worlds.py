@@ -139,7 +139,8 @@ class World:
         for effect in self.effects:
             if effect.holds(context):
                 log_odds[_touched(effect, space)] += effect.adds
-        return 1.0 / (1.0 + np.exp(-log_odds))
+        rates: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-log_odds))
+        return rates
 
     def check(self, spec: ExperimentSpec) -> None:
         """Refuse an experiment that this world was not made for.

@@ -135,9 +135,7 @@ def _play(  # noqa: PLR0913
     with ThreadPoolExecutor(clients) as pool:
         parts = [range(k, customers, clients) for k in range(clients)]
         futures = [pool.submit(work, part) for part in parts]
-        threading.Thread(
-            target=lambda: ([f.exception() for f in futures], done.set()), daemon=True
-        ).start()
+        futures[-1].add_done_callback(lambda _: done.set())
         _watch(client, spec, played, done, customers)
         for future in futures:
             future.result()

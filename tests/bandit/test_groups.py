@@ -70,6 +70,15 @@ def test_a_share_of_all_is_all(groups: Groups, group: Group, point: int):
     assert groups.group(point) is group
 
 
+@given(shares=HALVES)
+def test_the_bandit_gets_the_rest(shares: tuple[float, float, float]):
+    random, no_contact, baseline = shares
+    found = Groups(random=random, no_contact=no_contact, baseline=baseline).shares
+    assert set(found) == set(Group)
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert found[Group.BANDIT] >= 0.0
+
+
 @pytest.mark.parametrize(
     ("shares", "said"),
     [

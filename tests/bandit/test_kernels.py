@@ -32,12 +32,12 @@ def factor(random: np.random.Generator, m: int) -> tuple[Floats, Floats, Floats]
 
 @given(x=st.floats(2.3e-308, 1.7e308))
 def test_log_matches_numpy(x: float):
-    np.testing.assert_allclose(kernels.log(x), np.log(x), rtol=4e-16, atol=1e-300)
+    np.testing.assert_allclose(kernels.log(x), np.log(x), rtol=1e-15, atol=1e-300)
 
 
 @given(x=st.floats(-1e-3, 1e-3))
 def test_log_is_relatively_exact_near_one(x: float):
-    np.testing.assert_allclose(kernels.log(1.0 + x), np.log(1.0 + x), rtol=4e-16)
+    np.testing.assert_allclose(kernels.log(1.0 + x), np.log(1.0 + x), rtol=1e-15)
 
 
 @given(turns=st.floats(-3, 3))
@@ -201,10 +201,10 @@ def joint_design(x: Floats, action: Ints) -> Floats:
     return np.array(rows)
 
 
-def joint_terms(d: int) -> tuple[np.ndarray, Ints, Bools, Ints]:
+def joint_terms(d: int) -> tuple[np.ndarray, Ints, Bools]:
     cells = np.array([[0] * 6, TABLE[:, 0], TABLE[:, 1], range(6)], dtype=np.int32)
     offsets = np.array([0, d, 4 * d, 4 * d + 2])
-    return cells, offsets, np.array([True, True, False, False]), np.array([1, 3, 2, 6])
+    return cells, offsets, np.array([True, True, False, False])
 
 
 @given(n=st.integers(1, 20), d=st.integers(1, 4), seed=SEEDS)
@@ -214,8 +214,7 @@ def test_fold_sparse_matches_the_explicit_design(n: int, d: int, seed: int):
     action, m = random.integers(0, 6, n), 4 * d + 8
     r, w = random.standard_normal(n), random.uniform(0, 2, n)
     p, h, s = np.zeros((1, m, m)), np.zeros((1, m)), np.zeros((1, 2))
-    cells, offsets, crossed, _ = joint_terms(d)
-    kernels.fold_sparse(x, action, r, w, cells, offsets, crossed, p, h, s)
+    kernels.fold_sparse(x, action, r, w, *joint_terms(d), p, h, s)
     phi = joint_design(x, action)
     np.testing.assert_allclose(p[0], np.tril((phi * w[:, None]).T @ phi), atol=1e-12)
     np.testing.assert_allclose(h[0], phi.T @ (w * r), atol=1e-12)
@@ -287,31 +286,8 @@ def test_score_moments_match_the_quadratic_form(d: int, k: int, seed: int):
     )
 
 
-@given(d=st.integers(1, 4), draws=st.integers(1, 7), seed=SEEDS, data=st.data())
-def test_joint_scores_and_winners_match_the_explicit_design(
-    d: int, draws: int, seed: int, data: st.DataObject
-):
-    random = np.random.default_rng(seed)
-    x, bank = random.standard_normal(d), random.standard_normal((4 * d + 8, draws))
-    cells, offsets, crossed, counts = joint_terms(d)
-    expected = joint_design(np.tile(x, (6, 1)), np.arange(6)) @ bank
-    scores, one = kernels.joint_scores(x, bank, cells, offsets, crossed, counts), np.empty(draws)
-    for action in range(6):
-        kernels.action_scores(scores, cells, counts, action, one)
-        np.testing.assert_allclose(one, expected[action], atol=1e-12)
-    eligible = np.array(data.draw(st.lists(st.booleans(), min_size=6, max_size=6).filter(any)))
-    winners = kernels.best_actions(scores, cells, counts, eligible)
-    np.testing.assert_array_equal(
-        winners, np.argmax(np.where(eligible[:, None], expected, -np.inf), 0)
-    )
-
-
 def test_the_first_among_equals_is_best():
-    eligible = np.array([False, True, True])
-    assert kernels.best_of(np.array([9.0, 1.0, 1.0]), eligible) == 1
-    cells, counts = np.array([[0, 1, 2]], dtype=np.int32), np.array([3])
-    winners = kernels.best_actions(np.array([[9.0], [1.0], [1.0]]), cells, counts, eligible)
-    np.testing.assert_array_equal(winners, [1])
+    assert kernels.best_of(np.array([9.0, 1.0, 1.0]), np.array([False, True, True])) == 1
 
 
 @pytest.mark.parametrize("low", [-np.inf, -1e300])

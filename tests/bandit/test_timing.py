@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bandit.actions import Level
 from bandit.errors import InvalidInputError
-from bandit.timing import check_zone, send_at
+from bandit.timing import check_zone, send_at, send_at_us
 
 MINUTE = timedelta(minutes=1)
 ZONES = (
@@ -123,3 +123,16 @@ def test_it_is_the_first_instant_that_shows_the_time(zone: str, clock: time, dec
     while (walk := walk + MINUTE) < instant:
         passed = walk.astimezone(here)
         assert passed.time() != clock or passed.fold == 1  # the second showing does not count
+
+
+@given(
+    zone=st.sampled_from(ZONES),
+    clock=st.sampled_from(["02:30", "09:00", "23:59"]),
+    moments=st.lists(st.integers(1_774_000_000, 1_793_000_000), min_size=1, max_size=5),
+)
+def test_what_is_remembered_is_what_would_be_computed(zone: str, clock: str, moments: list[int]):
+    for moment in moments:
+        for at in (moment, moment + 1, moment + 3_600):
+            expected = send_at(slot(clock), datetime.fromtimestamp(at, UTC), zone)
+            assert send_at_us(slot(clock), at * 10**6, zone) == expected.timestamp() * 10**6
+    assert send_at_us(Level(name="now"), 123, zone) == 123

@@ -1,0 +1,1 @@
+"""Measurements: ``make bench``. Ratios from one run; absolute times depend on the machine."""

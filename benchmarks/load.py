@@ -1,0 +1,92 @@
+"""A client that loads one server method from one core: raw bytes, many requests in flight."""
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import grpc
+
+
+def main() -> None:
+    """Send prepared messages for a while; print counts and latencies as JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("address")
+    parser.add_argument("method")
+    parser.add_argument("messages", type=Path, help="length-prefixed messages")
+    parser.add_argument("--flight", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--core", type=int)
+    told = parser.parse_args()
+    if told.core is not None:
+        os.sched_setaffinity(0, {told.core})
+    sys.setswitchinterval(0.001)
+    messages = iter(read_messages(told.messages))
+    lock = threading.Semaphore(told.flight)
+    latencies: list[float] = []
+    errors: list[str] = []
+    channel = grpc.insecure_channel(told.address)
+    grpc.channel_ready_future(channel).result(10)
+    call = channel.unary_unary(told.method)
+
+    def send(message: bytes) -> None:
+        began = time.perf_counter()
+        future = call.future(message, timeout=30.0)
+
+        def done(finished: grpc.Future) -> None:
+            latencies.append(time.perf_counter() - began)
+            if finished.code() is not grpc.StatusCode.OK:
+                errors.append(finished.details())
+            lock.release()
+
+        future.add_done_callback(done)
+
+    began, cpu = time.perf_counter(), time.process_time()
+    for message in messages:
+        lock.acquire()
+        if time.perf_counter() - began > told.seconds:
+            lock.release()
+            break
+        send(message)
+    for _ in range(told.flight):
+        lock.acquire()
+    seconds = time.perf_counter() - began
+    ordered = sorted(latencies)
+    print(
+        json.dumps(
+            {
+                "requests": len(ordered),
+                "seconds": seconds,
+                "per_second": len(ordered) / seconds,
+                "client_cpu": (time.process_time() - cpu) / seconds,
+                "p50_ms": 1e3 * ordered[len(ordered) // 2],
+                "p99_ms": 1e3 * ordered[int(len(ordered) * 0.99)],
+                "errors": len(errors),
+                "first_error": errors[0] if errors else "",
+            }
+        )
+    )
+    channel.close()
+
+
+def read_messages(path: Path) -> list[bytes]:
+    """Read length-prefixed messages."""
+    data = path.read_bytes()
+    found, at = [], 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        found.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    return found
+
+
+def write_messages(path: Path, messages: list[bytes]) -> None:
+    """Write length-prefixed messages."""
+    path.write_bytes(b"".join(len(m).to_bytes(4, "little") + m for m in messages))
+
+
+if __name__ == "__main__":
+    main()

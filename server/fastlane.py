@@ -1,0 +1,137 @@
+"""The fast lane: calls that wait for the writer wait without a thread.
+
+grpcio's sync server gives every call a thread, which here would mostly wait: for the message,
+and for the commit. Each wait costs two thread switches and a fight for the interpreter lock.
+For the calls that only read a message and wait for the writer, this executor lets the
+polling thread read the message when it arrives, and the writer's thread answer.
+
+It leans on four private functions of ``grpc._server``. Where they are not as expected, or
+the calls have no ``begin``, everything goes the ordinary way: slower, and the same answers.
+See ``docs/decisions/0004-fast-lane.md``.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, cast
+
+import grpc
+from google.rpc import status_pb2
+
+from server.status import CODES, DETAILS_KEY
+
+log = logging.getLogger(__name__)
+
+Reply = Callable[[bytes | status_pb2.Status], None]
+Begin = Callable[[bytes, grpc.ServicerContext, Reply], None]
+"""Reads a message and arranges for a reply, from any thread; never raises, never waits."""
+
+_EXPECTED = {
+    "_unary_response_in_pool": [
+        "rpc_event", "state", "behavior", "argument_thunk", "request_deserializer",
+        "response_serializer",
+    ],
+    "_receive_message": ["state", "call", "request_deserializer"],
+    "_status": ["rpc_event", "state", "serialized_response"],
+    "_is_rpc_state_active": ["state"],
+}  # fmt: skip
+
+
+def is_available() -> bool:
+    """Whether this release of grpcio has the private functions that the lane needs."""
+    from grpc import _server
+
+    try:
+        return all(
+            list(inspect.signature(getattr(_server, name)).parameters) == parameters
+            for name, parameters in _EXPECTED.items()
+        )
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
+class FastLane(ThreadPoolExecutor):
+    """A thread pool that takes calls with a ``begin`` without giving them a thread.
+
+    Parameters
+    ----------
+    threads
+        For all other calls.
+    """
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, thread_name_prefix="rpc")
+        self._is_open = is_available()
+        if not self._is_open:
+            log.warning("this release of grpcio is not known: calls go without the fast lane")
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":  # noqa: ANN401
+        """Take a call: begin it in the polling thread, or give it to a thread of the pool."""
+        if self._is_open and len(args) == 7:
+            begin: Begin | None = getattr(args[3], "begin", None)
+            if begin is not None:
+                return _receive(args[1], args[2], begin)
+        return super().submit(fn, *args, **kwargs)
+
+
+class _Ended:
+    """The part of a Future that grpcio uses, without the locks of one."""
+
+    __slots__ = ("_callback", "_is_done")
+
+    def __init__(self) -> None:
+        self._callback: Callable[[Any], None] | None = None
+        self._is_done = False
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Call back once the call has ended, at once if it has."""
+        self._callback = callback
+        if self._is_done:
+            callback(self)
+
+    def end(self) -> None:
+        """Say that the call has ended."""
+        self._is_done = True
+        if self._callback is not None:
+            self._callback(self)
+
+
+def _receive(rpc_event: Any, state: Any, begin: Begin) -> "Future[Any]":  # noqa: ANN401
+    """Ask for the message; when it comes, the polling thread begins the call with it."""
+    from grpc import _server
+    from grpc._cython import cygrpc
+
+    ended = _Ended()
+    received = _server._receive_message(state, rpc_event.call, None)
+
+    def reply(answer: bytes | status_pb2.Status) -> None:
+        try:
+            context = _server._Context(rpc_event, state, None)
+            if isinstance(answer, bytes):
+                _server._status(rpc_event, state, answer)
+            else:
+                context.set_code(CODES[answer.code])
+                context.set_details(answer.message)
+                context.set_trailing_metadata(((DETAILS_KEY, answer.SerializeToString()),))
+                _server._status(rpc_event, state, None)
+        except Exception:
+            log.exception("a reply could not be sent")
+        finally:
+            ended.end()
+
+    def on_event(event: Any) -> Any:  # noqa: ANN401  the polling thread must never see an error
+        result = received(event)
+        data, state.request = state.request, None
+        if data is None:  # cancelled, or closed without a message: nobody waits for an answer
+            if _server._is_rpc_state_active(state):
+                reply(status_pb2.Status(code=3, message="a request message is required"))
+            else:
+                ended.end()
+        else:
+            begin(data, _server._Context(rpc_event, state, None), reply)
+        return result
+
+    rpc_event.call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), on_event)
+    state.due.add(_server._RECEIVE_MESSAGE_TOKEN)
+    return cast("Future[Any]", ended)
