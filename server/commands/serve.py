@@ -1,5 +1,6 @@
 """``banditctl serve``: run a server until it is told to stop."""
 
+import gc
 import logging
 import signal
 import sys
@@ -12,8 +13,6 @@ import typer
 from server import settings as settings_module
 from server.app import Server
 
-NO_FILE = None
-
 
 def serve(  # noqa: PLR0913  one per setting
     database: Annotated[
@@ -23,7 +22,7 @@ def serve(  # noqa: PLR0913  one per setting
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [50051].")] = None,
     secret_file: Annotated[
         Path | None, typer.Option(help="Key of draws and pseudonyms; else made beside SQLite.")
-    ] = NO_FILE,
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Requests handled at a time [32].")] = None,
     grace: Annotated[float | None, typer.Option(help="Seconds to drain at a stop [10].")] = None,
     insecure: Annotated[  # noqa: FBT002
@@ -54,6 +53,9 @@ def serve(  # noqa: PLR0913  one per setting
         signal.signal(number, lambda *_: asked.set())
     server = Server(settings)
     server.start()
+    gc.collect()
+    gc.freeze()  # what is alive now lives as long as the process: never look at it again
+    gc.set_threshold(20_000, 50, 100)
     typer.echo(f"serving on {settings.host}:{server.port}")
     sys.stdout.flush()
     asked.wait()

@@ -236,16 +236,15 @@ def test_concurrent_calls_decide_as_if_alone(tmp_path: Path):
     with Peer(tmp_path / "crowd", clock=clock) as crowd:
         shutil.copy(tmp_path / "crowd/bandit.db.secret", tmp_path / "alone/bandit.db.secret")
         with Peer(tmp_path / "alone", clock=clock) as alone:
-            requests = [
-                r
-                for n in ("one", "two")
-                for r in asks(crowd.create(alone.create(n), groups={"random": 0.2}), 100)
-            ]
+            for peer in (crowd, alone):
+                for name in ("one", "two"):
+                    peer.create(name, groups={"random": 0.2})
+            requests = [request for name in ("one", "two") for request in asks(name, 100)]
             requests += [decide_request("one", f"bad{i}", time_zone="Nowhere") for i in range(9)]
             one = [_ended(alone, request) for request in requests]
             with ThreadPoolExecutor(THREADS) as pool:
                 many = list(pool.map(lambda request: _ended(crowd, request), requests))
-            assert _groups_aside(many) == _groups_aside(one)
+            assert _places_aside(many) == _places_aside(one)
 
 
 def _ended(peer: Peer, request: pb.DecideRequest) -> object:
@@ -255,7 +254,7 @@ def _ended(peer: Peer, request: pb.DecideRequest) -> object:
         return error.code()
 
 
-def _groups_aside(ended: list[object]) -> list[object]:
+def _places_aside(ended: list[object]) -> list[object]:
     """Leave out the place in the log, which is first come, first served."""
     for one in ended:
         if isinstance(one, pb.Decision):
