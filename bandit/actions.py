@@ -203,6 +203,7 @@ class ActionSpace:
 
     def removed(self, exclusions: tuple[Exclusion, ...]) -> list[Removed]:
         """Name each removed action with the first rule that took it away."""
+        self.check(exclusions)
         reasons: dict[int, str] = {}
         for rule in (*self.exclusions, *exclusions):
             for action in np.flatnonzero(self._matches(rule)).tolist():

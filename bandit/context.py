@@ -22,6 +22,7 @@ KINDS = ("number", "category", "flag", "cyclic")
 MAX_FIELDS = 256
 MAX_CATEGORY_LEVELS = 1_000
 MAX_TEXT = 256
+MAX_TURNS = 1e9
 OTHER = -1.0
 
 
@@ -89,8 +90,11 @@ class ContextField:
             raise InvalidInputError(f"need low < high, got {self.bounds}", field="bounds")
         if not math.isfinite(high - low):
             raise InvalidInputError("are too far apart", field="bounds")
-        if self.scale == "log1p" and low < 0:
-            raise InvalidInputError(f"log1p needs low >= 0, got {low}", field="bounds")
+        if self.scale == "log1p" and (low < 0 or math.log((1 + high) / (1 + low)) < 1e-9):
+            raise InvalidInputError(
+                f"log1p needs 0 <= low and bounds whose logarithms differ, got {self.bounds}",
+                field="bounds",
+            )
 
     def _check_category(self) -> None:
         if bool(self.levels) != (self.kind == "category"):
@@ -134,6 +138,8 @@ class ContextField:
             number = math.inf
         if not math.isfinite(number):
             raise InvalidInputError("is not a finite number; leave the field out if unknown")
+        if self.period is not None and abs(number) > MAX_TURNS * self.period:
+            raise InvalidInputError(f"{number} is more than {MAX_TURNS:.0e} periods from 0")
         if self.outside == "reject" and self.bounds is not None:
             low, high = self.bounds
             if not low <= number <= high:
@@ -174,7 +180,7 @@ class ContextSchema:
     def _places(self) -> dict[str, tuple[int, ContextField, bool]]:
         """Place and field by name, and whether any finite float will do."""
         return {
-            f.name: (i, f, f.kind in ("number", "cyclic") and f.outside == "clip")
+            f.name: (i, f, f.kind == "number" and f.outside == "clip")
             for i, f in enumerate(self.fields)
         }
 
@@ -241,6 +247,8 @@ class ContextSchema:
                 bad |= ~(np.isnan(column) | (ok & (column < len(field.levels))))
             elif field.kind == "flag":
                 bad |= ~(np.isnan(column) | (column == 0) | (column == 1))
+            elif field.period is not None:
+                bad |= np.abs(column) > MAX_TURNS * field.period
             elif field.outside == "reject" and field.bounds is not None:
                 bad |= (column < field.bounds[0]) | (column > field.bounds[1])
             if field.required:

@@ -199,6 +199,8 @@ class Experiment:
         -----
         Customers of the no-contact group are never sent anything, not even a fallback.
         """
+        if not questions:
+            return []
         groups = [self.group(q.customer) for q in questions]
         which, masks, any_left = self._eligible(questions)
         decisions: list[Decision | None] = [None] * len(questions)

@@ -1,9 +1,10 @@
 """Compiled kernels: arrays in, arrays out; no objects, no I/O, no hidden random state.
 
 A kernel checks nothing: shapes and finiteness are its caller's duty. All kernels share
-this one file because Numba's disk cache does not notice an edit in another file. What ends
-up in the log or in a posterior uses only ``+ - * / sqrt`` in a fixed order, so its bits do
-not depend on the platform's mathematical library.
+this one file because Numba's disk cache does not notice an edit in another file. Features,
+random numbers, folds, means and banks use only ``+ - * / sqrt`` in a fixed order, so their
+bits do not depend on the platform's mathematical library; exact propensities use its erfc and
+exp, so their last bits may.
 """
 
 import math
@@ -172,7 +173,8 @@ def philox(stream: Words, block: int) -> tuple[np.uint64, np.uint64, np.uint64, 
 def to_unit(high: np.uint64, low: np.uint64) -> float:
     """Turn 64 random bits into a number in the open interval (0, 1), 53 bits fine."""
     bits = ((high << _32) | low) >> np.uint64(11)
-    return (np.float64(bits) + 0.5) * 1.1102230246251565e-16
+    unit = (np.float64(bits) + 0.5) * 1.1102230246251565e-16
+    return min(unit, 0.9999999999999999)  # rounding may reach 1
 
 
 @kernel

@@ -81,7 +81,7 @@ def lift(sample: Sample, against: Sample) -> Lift:
     if is_known:
         relative = math.log(sample.mean / against.mean)
         relative_half = _Z * math.sqrt(
-            sample.variance / sample.mean**2 + against.variance / against.mean**2
+            (sample.variance**0.5 / sample.mean) ** 2 + (against.variance**0.5 / against.mean) ** 2
         )
     return Lift(
         difference,

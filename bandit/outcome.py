@@ -12,6 +12,7 @@ from bandit.errors import InvalidInputError
 AGGREGATIONS = ("first", "last", "sum", "max", "min", "mean")
 MAX_REWARDS = 64
 LARGEST = 1e12
+LARGEST_SUM = 1e15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,18 +154,19 @@ class OutcomeRule:
 
         Parameters
         ----------
-        events
-            In log order; those outside the window are left out here.
-        decided_at
-            Microseconds since 1970.
+            events
+                In log order; those outside the window are left out here.
+            decided_at
+                Microseconds since 1970.
 
         Returns
         -------
-        The weighted aggregate; the default, or None, when nobody reported.
+            The weighted aggregate; the default, or None, when nobody reported.
 
         Notes
         -----
-        ``first`` and ``last`` go by the time of occurrence, then by log order.
+            ``first`` and ``last`` go by the time of occurrence, then by log order. A sum is cut off
+        at +-1e15, so that no number of events can keep an outcome from being learned.
         """
         counted = sorted(
             (e for e in events if self.counts(e, decided_at)), key=lambda e: e.occurred_at
@@ -184,4 +186,4 @@ class OutcomeRule:
             case "mean":
                 return math.fsum(values) / len(values)
             case _:
-                return math.fsum(values)
+                return min(max(math.fsum(values), -LARGEST_SUM), LARGEST_SUM)

@@ -7,7 +7,7 @@ import numpy as np
 
 from bandit import kernels
 from bandit.actions import ActionSpace
-from bandit.errors import InvalidInputError
+from bandit.errors import InvalidInputError, NotFoundError
 from bandit.features import Term
 from bandit.posterior import Noise
 from bandit.snapshot import Asked, Belief, Choices
@@ -76,9 +76,9 @@ class PolicySpec:
             raise InvalidInputError(
                 f"{self.posterior!r} is none of {', '.join(POSTERIORS)}", field="posterior"
             )
-        if not 0.0 <= self.exploration <= 100.0:
+        if self.exploration != 0.0 and not 1e-3 <= self.exploration <= 100.0:
             raise InvalidInputError(
-                f"must be in [0, 100], got {self.exploration}", field="exploration"
+                f"must be 0, or in [0.001, 100], got {self.exploration}", field="exploration"
             )
         if self.floor is not None and not 0.0 <= self.floor < 1.0:
             raise InvalidInputError(f"must be in [0, 1), got {self.floor}", field="floor")
@@ -145,7 +145,7 @@ class Fixed:
     def choose(self, belief: Belief, asked: Asked, *, propensities: bool) -> Choices:  # noqa: ARG002
         """Choose without looking at the belief."""
         masks = asked.masks.copy()
-        held = masks[:, self.action]
+        held = masks[:, self.action].copy()
         masks[held] = False
         masks[held, self.action] = True
         return Choices(*kernels.decide_uniform(asked.which, masks, asked.streams))
@@ -167,8 +167,13 @@ def build(spec: PolicySpec, space: ActionSpace, *, is_joint: bool) -> Policy:
     if spec.kind == "uniform":
         return Uniform()
     if spec.kind == "fixed" and spec.action is not None:
-        name = spec.action
-        return Fixed(space.index(name.variant, name.channel, name.slot))
+        try:
+            action = space.index(spec.action.variant, spec.action.channel, spec.action.slot)
+        except NotFoundError as error:
+            raise InvalidInputError(error.message, field=f"action.{error.field}") from None
+        if not space.mask[action]:
+            raise InvalidInputError("is excluded by actions.exclusions", field="action")
+        return Fixed(action)
     eligible = int(np.count_nonzero(space.mask))
     floor = spec.floor
     if floor is None:

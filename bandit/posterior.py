@@ -41,6 +41,8 @@ class Posterior(ABC):
 
     Attributes
     ----------
+    actions
+        Number of actions ``k``.
     seq
         Log position up to which entries were folded.
     count
@@ -48,6 +50,7 @@ class Posterior(ABC):
     """
 
     kind: str
+    actions: int
     seq: int
     count: int
 
@@ -65,7 +68,16 @@ class Posterior(ABC):
             np.isfinite(outcomes.x).all() and (np.abs(outcomes.rewards) <= LARGEST_OUTCOME).all()
         ):
             raise InvalidInputError("outcomes must be finite and within +-1e15", field="outcomes")
-        if len(outcomes.rewards):
+        n = len(outcomes.rewards)
+        if not len(outcomes.x) == len(outcomes.actions) == n:
+            raise InvalidInputError(
+                "need as many contexts and actions as rewards", field="outcomes"
+            )
+        if not ((outcomes.actions >= 0) & (outcomes.actions < self.actions)).all():
+            raise InvalidInputError(
+                f"name an action outside 0 to {self.actions - 1}", field="outcomes"
+            )
+        if n:
             self._add(outcomes)
         self.count += len(outcomes.rewards)
         self.seq = seq
@@ -170,6 +182,7 @@ class GaussianPosterior(Posterior):
 
     def __init__(self, features: FeatureMap, noise: Noise) -> None:
         self.features = features
+        self.actions = features.space.size
         self.noise = noise
         b, m = features.blocks, features.weights
         self.precision = np.zeros((b, m, m))
@@ -222,6 +235,7 @@ class BetaBernoulliPosterior(Posterior):
 
     def __init__(self, size: int, prior: tuple[float, float]) -> None:
         self.prior = prior
+        self.actions = size
         self.counts = np.zeros((size, 2))
         self.seq = self.count = 0
 

@@ -36,7 +36,7 @@ def beta_table(successes: Floats, failures: Floats) -> tuple[Floats, Floats]:
     a, b = successes, failures
     tails = special.ndtr(MARKS)[:, None]
     quantiles = special.betaincinv(a, b, tails)
-    low, high = quantiles[0].max(), quantiles[-1].max()
+    low, high = quantiles[0].min(), quantiles[-1].max()  # any arm may be the only one eligible
     cuts = np.unique(np.clip(np.concatenate([[low, high], quantiles.ravel()]), low, high))
     if len(cuts) > MAX_INTERVALS + 1:
         cuts = cuts[np.round(np.linspace(0, len(cuts) - 1, MAX_INTERVALS + 1)).astype(int)]

@@ -72,7 +72,7 @@ class IndependentScores:
     root: Floats
 
     def decide(self, asked: Asked, floor: float) -> Choices:
-        """Decide with propensities exact to about 1e-12 (piecewise Gauss-Legendre)."""
+        """Decide with propensities exact to about 1e-10 (piecewise Gauss-Legendre)."""
         nodes, marks = propensity.NODES, propensity.MARKS
         return Choices(
             *kernels.decide_independent(*asked, self.mean, self.root, nodes, marks, floor)

@@ -5,6 +5,7 @@ themselves. See ``docs/decisions/0001-spec-reader.md``.
 """
 
 import json
+import re
 import tomllib
 from difflib import get_close_matches
 from typing import Any
@@ -58,10 +59,12 @@ def parse(text: str, form: str) -> ExperimentSpec:
             case "yaml" | "yml":
                 data = yaml.load(text, Loader=_PlainLoader)  # noqa: S506  a SafeLoader
             case "json":
-                data = json.loads(text)
+                data = json.loads(text, object_pairs_hook=_unique)
             case _:
                 raise InvalidInputError(f"{form!r} is none of toml, yaml, json")
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
+    except InvalidInputError:
+        raise
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # of all three parsers
         raise InvalidInputError(f"this is not {form}: {error}") from None
     return from_data(data)
 
@@ -73,7 +76,7 @@ def from_data(data: object) -> ExperimentSpec:
         return _Document.model_validate_json(text).spec
     except ValidationError as error:
         raise _readable(error) from None
-    except (TypeError, RecursionError, UnicodeEncodeError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"holds a value that no field takes: {error}") from None
 
 
@@ -146,10 +149,47 @@ def _field_names(schema: object) -> set[str]:
 _FIELD_NAMES = sorted(_field_names(_EXPORT.json_schema()))
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a table; refuse a name that stands in it twice, of which one would be lost."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise InvalidInputError("stands twice in one table", field=str(twice)[:64])
+    return table
+
+
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without anchors: a few lines of those can unfold into gigabytes."""
+    """Safe YAML with JSON's types only, and no anchors.
+
+    YAML 1.1 would read ``18:00`` as 1080 and ``no`` as false; a few lines of anchors can
+    unfold into gigabytes.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("anchors and aliases are not allowed")
         return super().compose_node(parent, index)
+
+
+def _table(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[str, Any]:
+    pairs = [
+        (loader.construct_object(k, deep=True), loader.construct_object(v, deep=True))
+        for k, v in node.value
+    ]
+    if not all(isinstance(name, str) for name, _ in pairs):
+        raise InvalidInputError("a name in a table must be a text")
+    return _unique(pairs)
+
+
+_PlainLoader.yaml_implicit_resolvers = {}
+_PlainLoader.add_constructor("tag:yaml.org,2002:map", _table)
+for _kind, _pattern, _first in (
+    ("bool", r"(?:true|false)$", "tf"),
+    ("null", r"(?:null|~|)$", "n~"),
+    ("int", r"-?(?:0|[1-9]\d*)$", "-0123456789"),
+    ("float", r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?$", "-0123456789"),
+):
+    _PlainLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), [*_first, *([""] * (_kind == "null"))]
+    )

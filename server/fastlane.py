@@ -100,7 +100,7 @@ class _Ended:
 def _receive(rpc_event: Any, state: Any, begin: Begin) -> "Future[Any]":  # noqa: ANN401
     """Ask for the message; when it comes, the polling thread begins the call with it."""
     from grpc import _server
-    from grpc._cython import cygrpc
+    from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
     ended = _Ended()
     received = _server._receive_message(state, rpc_event.call, None)

@@ -30,7 +30,7 @@ _LONGEST_SLEEP = 0.25
 
 def rows_of(contexts: list[bytes]) -> Floats:
     """Read stored contexts, each a row of little-endian float64, shape (n, fields)."""
-    return np.frombuffer(b"".join(contexts), dtype="<f8").reshape(len(contexts), -1)
+    return np.frombuffer(b"".join(contexts), dtype="<f8").reshape(len(contexts), -1).copy()
 
 
 @dataclass(slots=True)

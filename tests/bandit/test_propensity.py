@@ -190,7 +190,6 @@ def test_beta_arms_that_are_not_eligible_do_not_count():
     assert p[1] == 0.0
 
 
-@pytest.mark.xfail(reason="nodes start at the best arm's lower quantile, whether eligible or not")
 def test_the_best_beta_arm_may_be_excluded():
     eligible = np.array([False, True, True])
     p = beta(np.array([9001.0, 101, 201]), np.array([1001.0, 901, 801]), eligible)

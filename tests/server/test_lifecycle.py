@@ -97,7 +97,9 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize(("verbs", "state"), PATHS, ids=lambda part: "-".join(part) if isinstance(part, list) else "")
+@pytest.mark.parametrize(
+    ("verbs", "state"), PATHS, ids=lambda part: "-".join(part) if isinstance(part, list) else ""
+)
 def test_states_follow_the_calls_and_last(still: Peer, verbs: list[str], state: int):
     name = still.create("moving", start=False)
     for verb in verbs:

@@ -319,8 +319,7 @@ def test_the_order_of_values_does_not_matter(peer: Peer, name: str):
     ],
     ids=lambda other: "-".join(other),
 )
-def test_a_request_id_is_not_reused(peer: Peer, other: dict[str, object]):
-    name = peer.create(f"reused {abs(hash(str(other)))}")
+def test_a_request_id_is_not_reused(peer: Peer, name: str, other: dict[str, object]):
     peer.decide(name, "r1")
     found = refusal(peer.decide, name, "r1", **other)
     assert (found.code, found.reason, found.field) == (
@@ -482,9 +481,7 @@ def test_a_malformed_event_refuses_the_whole_batch(peer: Peer, name: str):
         reward_request(name, "e1", decision.decision_id),
         reward_request(name, "e2", decision.decision_id, value=float("nan")),
     ]
-    found = refusal(
-        peer.decisions.BatchRecordRewards, pb.BatchRecordRewardsRequest(events=events)
-    )
+    found = refusal(peer.decisions.BatchRecordRewards, pb.BatchRecordRewardsRequest(events=events))
     assert (found.code, found.field) == (grpc.StatusCode.INVALID_ARGUMENT, "events[1].value")
     assert peer.log_length(name) == 1
 

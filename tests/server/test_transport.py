@@ -163,9 +163,7 @@ def test_a_stop_finishes_what_is_under_way(tmp_path: Path):
         first = peer.decide(name, "r0")
         gate = Gate(peer)
         asked = [peer.decisions.Decide.future(decide_request(name, f"r{i}")) for i in range(1, 9)]
-        told = peer.decisions.RecordReward.future(
-            reward_request(name, "e1", first.decision_id)
-        )
+        told = peer.decisions.RecordReward.future(reward_request(name, "e1", first.decision_id))
         eventually(lambda: peer.server.writer._queue.qsize() >= 9)
         opening = threading.Timer(0.2, gate.open)
         opening.start()
