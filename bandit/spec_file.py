@@ -7,6 +7,7 @@ themselves. See ``docs/decisions/0001-spec-reader.md``.
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
@@ -52,16 +53,11 @@ def parse(text: str, form: str) -> ExperimentSpec:
     """
     if len(text) > MAX_BYTES:
         raise InvalidInputError(f"the specification is larger than {MAX_BYTES} bytes")
+    parser = _PARSERS.get(form)
+    if parser is None:
+        raise InvalidInputError(f"{form!r} is none of toml, yaml, json")
     try:
-        match form:
-            case "toml":
-                data = tomllib.loads(text)
-            case "yaml" | "yml":
-                data = yaml.load(text, Loader=_PlainLoader)  # noqa: S506  a SafeLoader
-            case "json":
-                data = json.loads(text, object_pairs_hook=_unique)
-            case _:
-                raise InvalidInputError(f"{form!r} is none of toml, yaml, json")
+        data = parser(text)
     except InvalidInputError:
         raise
     except (ValueError, yaml.YAMLError, RecursionError) as error:  # of all three parsers
@@ -193,3 +189,11 @@ for _kind, _pattern, _first in (
     _PlainLoader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), [*_first, *([""] * (_kind == "null"))]
     )
+
+
+_PARSERS: dict[str, Callable[[str], object]] = {
+    "toml": tomllib.loads,
+    "yaml": lambda text: yaml.load(text, Loader=_PlainLoader),  # noqa: S506  a SafeLoader
+    "yml": lambda text: yaml.load(text, Loader=_PlainLoader),  # noqa: S506
+    "json": lambda text: json.loads(text, object_pairs_hook=_unique),
+}

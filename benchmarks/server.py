@@ -55,7 +55,7 @@ def requests(name: str, tag: str, n: int) -> list[pb.DecideRequest]:
     ]
 
 
-def load(
+def load(  # noqa: PLR0913
     address: str, method: str, file: Path, flight: int, seconds: float, pid: int
 ) -> dict[str, Any]:
     """Load a server from the other core; give the client's counts and the server's CPU."""
@@ -75,7 +75,7 @@ def load(
 
 def start(module: list[str]) -> tuple[subprocess.Popen[str], str]:
     """Start a process on the first core; give it and its first line."""
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         [sys.executable, "-m", *module],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -149,9 +149,8 @@ def _print(pairs: list[tuple[dict[str, Any], dict[str, Any]]], batches: float) -
     p99 = statistics.median(d["p99_ms"] for _, d in pairs)
     print("Server, one core, SQLite, every decision durable before it is answered")
     verdict = "reached" if ratio >= 0.5 else "MISSED"
-    print(
-        f"  unary Decide: {ratio:.2f} of an empty handler ({rate:.0f}/s, p99 {p99:.1f} ms)   goal 0.50: {verdict}"
-    )
+    figures = f"{ratio:.2f} of an empty handler ({rate:.0f}/s, p99 {p99:.1f} ms)"
+    print(f"  unary Decide: {figures}   goal 0.50: {verdict}")
     verdict = "reached" if batches >= 8_000 else "MISSED"
     print(f"  BatchDecide of {BATCH_SIZE}: {batches:.0f} decisions/s   goal 8000: {verdict}")
     found = {"ratio": round(ratio, 3), "decide_per_second": round(rate), "batch": round(batches)}

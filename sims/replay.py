@@ -17,6 +17,9 @@ from sims.hillstrom import Row
 Decide = Callable[[Sequence[tuple[str, Row]]], Sequence[tuple[str, str | None]]]
 """From (request id, row) to (decision id, variant)."""
 
+BATCH = 256
+"""Customers decided for between two publications."""
+
 Tell = Callable[[Sequence[tuple[str, float]]], None]
 """Report (decision id, outcome) of the rows that matched."""
 
@@ -51,7 +54,7 @@ def sample(values: Sequence[float]) -> Sample:
 
 
 def replay(
-    rows: Sequence[Row], reward: str, seed: int, decide: Decide, tell: Tell, batch: int = 256
+    rows: Sequence[Row], reward: str, seed: int, decide: Decide, tell: Tell
 ) -> Iterator[Replayed]:
     """Play a log past a policy, in an order given by ``seed``; yield after every batch.
 
@@ -66,8 +69,8 @@ def replay(
     """
     order = np.random.default_rng(seed).permutation(len(rows))
     found = Replayed()
-    for start in range(0, len(rows), batch):
-        asked = [(f"hillstrom-{seed}-{i}", rows[i]) for i in order[start : start + batch]]
+    for start in range(0, len(rows), BATCH):
+        asked = [(f"hillstrom-{seed}-{i}", rows[i]) for i in order[start : start + BATCH]]
         told: list[tuple[str, float]] = []
         for (_, row), (decision_id, variant) in zip(asked, decide(asked), strict=True):
             found.chosen[str(variant)] = found.chosen.get(str(variant), 0) + 1

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of shared real data: BANDIT_DATA, or ../shared/data beside the project."""
+    """Give the folder of shared real data: BANDIT_DATA, or ../shared/data beside the project."""
     folder = Path(os.environ.get("BANDIT_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"real data is absent: {folder} (set BANDIT_DATA)")

@@ -46,8 +46,6 @@ class _Played:
 
     decisions: list[str] = field(default_factory=list)
     rewards: list[str] = field(default_factory=list)
-    regret: float = 0.0
-    clicks: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -69,7 +67,7 @@ def demo(
             with BanditClient(server.address, timeout=20.0) as client:
                 client.create_experiment(spec, request_id="demo")
                 client.start_experiment(spec.name)
-                _play(client, spec, world, played, customers=customers, seed=seed, clients=clients)
+                _Players(client, spec, world, played, seed).play(customers, clients)
                 report = _await_closed(client, spec.name)
                 _show(client, spec, report, played)
         finally:
@@ -80,68 +78,78 @@ def demo(
         raise BanditError(f"{lost} acknowledged entries are not in the log; exit status {status}")
 
 
-def _play(  # noqa: PLR0913
-    client: BanditClient,
-    spec: ExperimentSpec,
-    world: World,
-    played: _Played,
-    *,
-    customers: int,
-    seed: int,
-    clients: int,
-) -> None:
-    """Play every customer once, several at a time; responses come after a delay."""
-    waiting: list[tuple[float, str]] = []
-    space = spec.actions
+class _Players:
+    """Client threads that play customers; responses are reported when they come.
 
-    def one(i: int) -> None:
-        rng = np.random.default_rng([seed, i])
-        context = world.customer(rng)
-        zone = TIME_ZONES[int(rng.integers(len(TIME_ZONES)))]
-        answer = client.decide(
-            spec.name, f"customer-{i}", context, request_id=f"demo-{i}", time_zone=zone
-        )
-        rates = world.rates(context, space)
-        earned = 0.0 if answer.action is None else float(rates[answer.action])
-        clicks = rng.random() < earned
-        with played.lock:
-            played.decisions.append(answer.decision_id)
-            if answer.group is Group.BANDIT:
-                played.regret += float(rates[space.mask].max()) - earned
-            if clicks:
-                played.clicks += 1
-                due = time.monotonic() + float(rng.exponential(world.delay))
-                heapq.heappush(waiting, (due, answer.decision_id))
+    Parameters
+    ----------
+    client
+        Shared by all threads.
+    spec, world
+        The experiment, and how its customers behave.
+    played
+        What was acknowledged.
+    seed
+        Draws the customers.
+    """
 
-    def report_due() -> None:
-        while True:
-            with played.lock:
-                if not waiting or waiting[0][0] > time.monotonic():
-                    return
-                _, decision_id = heapq.heappop(waiting)
-            event = f"click-{decision_id}"
-            client.record_reward(
-                spec.name, Fact(decision_id=decision_id, name=world.reward, event_id=event)
-            )
-            with played.lock:
-                played.rewards.append(event)
+    def __init__(
+        self, client: BanditClient, spec: ExperimentSpec, world: World, played: _Played, seed: int
+    ) -> None:
+        self._client = client
+        self._spec = spec
+        self._world = world
+        self._played = played
+        self._seed = seed
+        self._waiting: list[tuple[float, str]] = []
 
-    def work(part: Sequence[int]) -> None:
+    def play(self, customers: int, clients: int) -> None:
+        """Play every customer once, several at a time, behind a live progress line."""
+        done = threading.Event()
+        with ThreadPoolExecutor(clients) as pool:
+            parts = [range(k, customers, clients) for k in range(clients)]
+            futures = [pool.submit(self._work, part) for part in parts]
+            futures[-1].add_done_callback(lambda _: done.set())
+            _watch(self._client, self._spec, self._played, done, customers)
+            for future in futures:
+                future.result()
+        while self._waiting:
+            self._report_due()
+            time.sleep(0.01)
+
+    def _work(self, part: Sequence[int]) -> None:
         for i in part:
-            one(i)
-            report_due()
+            self._one(i)
+            self._report_due()
 
-    done = threading.Event()
-    with ThreadPoolExecutor(clients) as pool:
-        parts = [range(k, customers, clients) for k in range(clients)]
-        futures = [pool.submit(work, part) for part in parts]
-        futures[-1].add_done_callback(lambda _: done.set())
-        _watch(client, spec, played, done, customers)
-        for future in futures:
-            future.result()
-    while waiting:
-        report_due()
-        time.sleep(0.01)
+    def _one(self, i: int) -> None:
+        """Decide for one customer, who may click later."""
+        rng = np.random.default_rng([self._seed, i])
+        context = self._world.customer(rng)
+        zone = TIME_ZONES[int(rng.integers(len(TIME_ZONES)))]
+        answer = self._client.decide(
+            self._spec.name, f"customer-{i}", context, request_id=f"demo-{i}", time_zone=zone
+        )
+        rates = self._world.rates(context, self._spec.actions)
+        clicks = answer.action is not None and rng.random() < rates[answer.action]
+        due = time.monotonic() + float(rng.exponential(self._world.delay))
+        with self._played.lock:
+            self._played.decisions.append(answer.decision_id)
+            if clicks:
+                heapq.heappush(self._waiting, (due, answer.decision_id))
+
+    def _report_due(self) -> None:
+        """Report the responses whose time has come."""
+        while True:
+            with self._played.lock:
+                if not self._waiting or self._waiting[0][0] > time.monotonic():
+                    return
+                _, decision_id = heapq.heappop(self._waiting)
+            event = f"click-{decision_id}"
+            fact = Fact(decision_id=decision_id, name=self._world.reward, event_id=event)
+            self._client.record_reward(self._spec.name, fact)
+            with self._played.lock:
+                self._played.rewards.append(event)
 
 
 def _watch(

@@ -17,7 +17,7 @@ def table(title: str, columns: Sequence[str], *, left: int = 1) -> Table:
     """Begin a table whose first columns are text and the rest numbers."""
     made = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i < left else "right")
+        made.add_column(column, justify="left" if i < left else "right", no_wrap=True)
     return made
 
 
@@ -65,7 +65,7 @@ def report(found: pb.GetReportResponse, *, most: int = 10) -> list[Table]:
 
 def _groups(found: pb.GetReportResponse) -> Table:
     name = found.experiment.spec.name
-    columns = ["group", "decisions", "contacts", "outcomes", "mean outcome", "95 % interval"]
+    columns = ["group", "decisions", "contacts", "outcomes", "mean", "95 % interval"]
     made = table(f"Traffic and reward of {name!r}", columns)
     for line in found.groups:
         made.add_row(
