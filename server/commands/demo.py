@@ -1,7 +1,6 @@
 """``banditctl demo``: a whole campaign in a minute, on a real server over a real socket."""
 
 import heapq
-import math
 import tempfile
 import threading
 import time
@@ -240,12 +239,8 @@ def _last_line(report: pb.GetReportResponse, played: _Played, lost: int) -> None
     for line in report.lifts:
         if line.against == pb.GROUP_RANDOM and line.HasField("relative"):
             low, high = line.relative_interval
-            shown = f"{_percent(line.relative)} [{_percent(low)}, {_percent(high)}]"
+            shown = f"{100 * line.relative:+.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
     typer.echo(
         f"demo: lift over random {shown}, {len(played.decisions)} decisions, "
         f"{len(played.rewards)} rewards, {lost} lost"
     )
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:+.1f} %"
