@@ -84,6 +84,9 @@ class ContextField:
         if self.outside not in ("clip", "reject"):
             raise InvalidInputError(f"{self.outside!r} is neither clip nor reject", field="outside")
         if self.bounds is None:
+            for name, default in (("scale", "linear"), ("outside", "clip")):
+                if getattr(self, name) != default:
+                    raise InvalidInputError("goes with kind = number, and only there", field=name)
             return
         low, high = self.bounds
         if not (math.isfinite(low) and math.isfinite(high) and low < high):

@@ -226,11 +226,14 @@ class FeatureMap:
         for factors in sorted(set(wanted), key=lambda f: (-len(f), sorted(f))):
             if factors and not any(factors <= plane for plane in planes):
                 planes.append(factors)
+        planes = planes or [frozenset()]  # a single action: one plane of one cell
         cells = np.array([self._cell(plane) for plane in planes], dtype=np.int32)
         sizes = cells.max(axis=1).astype(np.int64) + 1
         homes = [
             min(
-                (i for i, p in enumerate(planes) if f and f <= p), key=sizes.__getitem__, default=-1
+                (i for i, plane in enumerate(planes) if f <= plane and (f or not plane)),
+                key=sizes.__getitem__,
+                default=-1,
             )
             for f in wanted
         ]

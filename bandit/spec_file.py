@@ -51,7 +51,7 @@ def parse(text: str, form: str) -> ExperimentSpec:
     Traceback (most recent call last):
     bandit.errors.InvalidInputError: 2 errors: actions: is required; outcome: is required
     """
-    if len(text) > MAX_BYTES:
+    if len(text.encode(errors="replace")) > MAX_BYTES:
         raise InvalidInputError(f"the specification is larger than {MAX_BYTES} bytes")
     parser = _PARSERS.get(form)
     if parser is None:

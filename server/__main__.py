@@ -6,10 +6,13 @@ import sys
 
 def main() -> None:
     """Run the command line; end with one line and status 1 on an expected error."""
-    _check_import()
-    from server.commands import run
+    try:
+        _check_import()
+        from server.commands import run
 
-    sys.exit(run())
+        sys.exit(run())
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _check_import() -> None:

@@ -47,11 +47,11 @@ class Server:
         try:
             with self.database.writer.begin() as connection:
                 check_secret(connection, secret)
-            self.live = Live(secret)
+            self.live = Live(secret, clock)
             with self.database.reader.connect() as connection:
                 self.live.load(connection)
             reader = self.database.reader
-            self.writer = Writer(self.database.writer)
+            self.writer = Writer(self.database.writer, on_health=self._tell_health)
             self.learner = Learner(self.live, reader, self.writer, clock)
             self._transport = Transport(
                 settings,
@@ -63,6 +63,7 @@ class Server:
             self.database.close()
             raise
         self._clock = clock
+        self._is_open = False
         self.port = self._transport.port
 
     def start(self) -> None:
@@ -73,8 +74,15 @@ class Server:
         self.writer.call(lambda c: catalogue.set_fact(c, "last_start", probe))
         self.learner.start()
         self._transport.start()
+        self._is_open = True
         self._transport.set_serving(is_serving=True)
         log.info("serving on %s:%d", self.settings.host, self.port)
+
+    def _tell_health(self, is_healthy: bool) -> None:  # noqa: FBT001
+        """Let health checks know that writes fail, or work again."""
+        log.warning("writes %s", "work again" if is_healthy else "fail")
+        if self._is_open:
+            self._transport.set_serving(is_serving=is_healthy)
 
     def stop(self) -> None:
         """Drain: refuse new requests, finish those under way, write what waits, close.
@@ -87,6 +95,7 @@ class Server:
         deadline = threading.Timer(self.settings.grace + 5.0, os._exit, args=(1,))
         deadline.daemon = True
         deadline.start()
+        self._is_open = False
         self._transport.stop(self.settings.grace)
         self.learner.stop()
         self.writer.stop()

@@ -6,7 +6,7 @@ from itertools import groupby, islice
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import func, select, union
 from sqlalchemy.engine import Connection
 
 from bandit import encoding
@@ -95,11 +95,12 @@ def _check_sequence(connection: Connection, live: LiveExperiment, found: Finding
     next_seq = connection.execute(
         select(experiments.c.next_seq).where(experiments.c.id == live.id)
     ).scalar_one()
-    every = select(decisions.c.seq).where(decisions.c.experiment_id == live.id)
-    for table in (reward_events, outcomes):
-        every = every.union(  # type: ignore[assignment]
+    every = union(
+        *(
             select(table.c.seq).where(table.c.experiment_id == live.id)
+            for table in (decisions, reward_events, outcomes)
         )
+    )
     distinct = connection.execute(select(func.count()).select_from(every.subquery())).scalar_one()
     ends = [c[1:] for c in counts if c[0]]
     low, high = min((e[0] for e in ends), default=1), max((e[1] for e in ends), default=0)

@@ -35,12 +35,8 @@ class Published(NamedTuple):
 
 def add_experiment(  # noqa: PLR0913
     connection: Connection, *, tenant: str, name: str, request_id: str, spec: str, now: int
-) -> tuple[AnyRow, bool]:
+) -> AnyRow:
     """Add an experiment in state DRAFT, or give the one this request added before.
-
-    Returns
-    -------
-    The row, and whether it is new.
 
     Raises
     ------
@@ -57,7 +53,7 @@ def add_experiment(  # noqa: PLR0913
                 f"request id {request_id!r} was used before with another specification",
                 field="request_id",
             )
-        return before, False
+        return before
     if find_experiment(connection, tenant, name) is not None:
         raise ConflictError(f"an experiment {name!r} exists", field="spec.name")
     row = {
@@ -72,8 +68,7 @@ def add_experiment(  # noqa: PLR0913
         "epoch": 1,
         "closed_seq": 0,
     }
-    added = connection.execute(insert(experiments).returning(experiments), row).one()
-    return added, True
+    return connection.execute(insert(experiments).returning(experiments), row).one()
 
 
 def find_experiment(connection: Connection, tenant: str, name: str) -> AnyRow | None:

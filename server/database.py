@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from bandit.errors import CorruptionError, InvalidInputError, StateError, UnavailableError
 
+_LOCK_KEY = 0x62616E646974  # "bandit"
 _DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
 
 
@@ -44,6 +45,7 @@ class Database:
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.url = _checked(url)
         self._lock: FileLock | None = None
+        self._held: Connection | None = None
         path = _path(self.url)
         if read_only and path is not None and not path.is_file():
             raise InvalidInputError(f"there is no database {path}", field="database")
@@ -54,6 +56,7 @@ class Database:
                 self.writer = _engine(self.url, pool=StaticPool if path else None, write=True)
                 with self.writer.begin() as connection:
                     _migrate(connection)
+                self._hold()
             self.reader = _engine(self.url, pool=None, write=False)
             with self.reader.connect() as connection:
                 _check_revision(connection)
@@ -64,8 +67,20 @@ class Database:
             self.close()
             raise
 
+    def _hold(self) -> None:
+        """Keep a second server off a PostgreSQL database for as long as this one lives."""
+        if self.url.get_backend_name() != "postgresql":
+            return
+        self._held = self.writer.connect().execution_options(isolation_level="AUTOCOMMIT")
+        got = self._held.exec_driver_sql(f"SELECT pg_try_advisory_lock({_LOCK_KEY})").scalar_one()
+        if not got:
+            raise UnavailableError("another server holds this database", field="database")
+
     def close(self) -> None:
         """Close every connection and give up the lock."""
+        if self._held is not None:
+            self._held.invalidate()
+            self._held.close()
         for name in ("reader", "writer"):
             engine: Engine | None = getattr(self, name, None)
             if engine is not None:

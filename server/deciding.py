@@ -60,7 +60,7 @@ def decide(plans: Sequence[Plan]) -> list[list[DecisionRow]]:
     """Decide for every plan; those that share experiment, snapshot and state go together."""
     groups: dict[tuple[int, Reason | None], list[int]] = {}
     for i, plan in enumerate(plans):
-        groups.setdefault((id(plan.live), plan.refused), []).append(i)
+        groups.setdefault((id(plan.live.snapshot), plan.refused), []).append(i)
     rows: list[list[DecisionRow]] = [[] for _ in plans]
     for members in groups.values():
         first = plans[members[0]]

@@ -35,6 +35,7 @@ _EXPECTED = {
     "_receive_message": ["state", "call", "request_deserializer"],
     "_status": ["rpc_event", "state", "serialized_response"],
     "_is_rpc_state_active": ["state"],
+    "_Context": ["rpc_event", "state", "request_deserializer"],
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def is_available() -> bool:
     from grpc import _server
 
     try:
-        return all(
+        return hasattr(_server, "_RECEIVE_MESSAGE_TOKEN") and all(
             list(inspect.signature(getattr(_server, name)).parameters) == parameters
             for name, parameters in _EXPECTED.items()
         )

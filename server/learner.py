@@ -95,6 +95,7 @@ class Learner:
         -------
         Whether there may be more to do at once.
         """
+        began = self._clock()
         student = self._student(live)
         busy = self._settle(live, student)
         busy |= self._fold(live, student)
@@ -103,6 +104,8 @@ class Learner:
         full = student.new >= publishing.outcomes or waited >= publishing.seconds * 1e6
         if student.new and (full or flush):
             self._publish(live, student)
+        if not student.new and not busy:
+            self._live.confirm(live.id, began)
         return busy
 
     def _run(self) -> None:
@@ -155,7 +158,6 @@ class Learner:
         if not entries:
             return False
         now = self._clock()
-        self._live.wait_since(live.id, now)
         student.first_at = student.first_at or now
         live.experiment.learn(
             student.posterior,

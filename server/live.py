@@ -12,9 +12,11 @@ from bandit import encoding, spec_file
 from bandit.errors import BanditError, CorruptionError, NotFoundError
 from bandit.experiment import Experiment
 from bandit.posterior import Posterior
+from bandit.rng import keyed
 from bandit.snapshot import Snapshot
 from server import catalogue
 from server.catalogue import State
+from server.clock import Clock, system_clock
 from server.schema import AnyRow
 
 
@@ -36,8 +38,6 @@ class LiveExperiment:
         The published belief.
     published_at
         Microseconds since 1970; None for the prior.
-    waiting_since
-        When the oldest outcome not yet in ``snapshot`` was closed; None if there is none.
     """
 
     id: int
@@ -48,7 +48,6 @@ class LiveExperiment:
     created_at: int
     snapshot: Snapshot
     published_at: int | None = None
-    waiting_since: int | None = None
 
     @property
     def etag(self) -> str:
@@ -63,10 +62,14 @@ class Live:
     ----------
     secret
         Keys draws and groups of every experiment.
+    clock
+        Tells since when a belief may be out of date.
     """
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, clock: Clock = system_clock) -> None:
         self._secret = secret
+        self._clock = clock
+        self._current: dict[int, int] = {}
         self._entries: dict[tuple[str, str], LiveExperiment] = {}
         self._lock = threading.Lock()
 
@@ -106,26 +109,30 @@ class Live:
         return posterior, published
 
     def add(self, row: AnyRow) -> LiveExperiment:
-        """Take in a stored experiment, with the prior as its belief."""
+        """Take in a stored experiment, with the prior as its belief, unless it is here."""
+        known = self._entries.get((row.tenant, row.name))
+        if known is not None:
+            return known
         try:
-            spec = spec_file.parse(row.spec, "json")
-        except BanditError as error:
+            spec, state = spec_file.parse(row.spec, "json"), State(row.state)
+        except ValueError as error:  # also InvalidInputError
             raise CorruptionError(f"experiment {row.name!r}: {error}") from None
-        experiment = Experiment(spec, secret=self._secret)
+        secret = keyed(self._secret, "tenant", "", row.tenant.encode())  # no two share draws
+        experiment = Experiment(spec, secret=secret)
         entry = LiveExperiment(
             id=row.id,
             tenant=row.tenant,
             experiment=experiment,
-            state=State(row.state),
+            state=state,
             revision=row.revision,
             created_at=row.created_at,
             snapshot=experiment.publish(experiment.prior(), version=0),
         )
-        self._put(entry)
-        return entry
+        with self._lock:
+            return self._entries.setdefault(_key(entry), entry)
 
-    def find(self, tenant: str, name: str) -> LiveExperiment:
-        """Give one experiment.
+    def find(self, tenant: str, name: str, field: str = "experiment") -> LiveExperiment:
+        """Give one experiment; ``field`` is the path that an error names.
 
         Raises
         ------
@@ -134,7 +141,7 @@ class Live:
         """
         entry = self._entries.get((tenant, name))
         if entry is None:
-            raise NotFoundError(f"no experiment {name[:64]!r}", field="experiment")
+            raise NotFoundError(f"no experiment {name[:64]!r}", field=field)
         return entry
 
     def entries(self) -> list[LiveExperiment]:
@@ -142,29 +149,27 @@ class Live:
         return [entry for _, entry in sorted(self._entries.items())]
 
     def set_state(self, row: AnyRow) -> LiveExperiment:
-        """Take over a changed state."""
-        return self._change(row.id, state=State(row.state), revision=row.revision)
+        """Take over a changed state, unless a later change was; give what this change made."""
+        with self._lock:
+            entry = self._by_id(row.id)
+            changed = replace(entry, state=State(row.state), revision=row.revision)
+            if row.revision > entry.revision:
+                self._entries[_key(entry)] = changed
+        return changed
 
     def publish(self, experiment_id: int, snapshot: Snapshot, at: int) -> None:
         """Let decisions read another belief."""
-        self._change(experiment_id, snapshot=snapshot, published_at=at, waiting_since=None)
-
-    def wait_since(self, experiment_id: int, at: int) -> None:
-        """Note that an outcome waits to be learned from, unless an older one does."""
         with self._lock:
             entry = self._by_id(experiment_id)
-            if entry.waiting_since is None:
-                self._entries[_key(entry)] = replace(entry, waiting_since=at)
+            self._entries[_key(entry)] = replace(entry, snapshot=snapshot, published_at=at)
 
-    def _change(self, experiment_id: int, **changes: object) -> LiveExperiment:
-        with self._lock:
-            entry = replace(self._by_id(experiment_id), **changes)  # type: ignore[arg-type]
-            self._entries[_key(entry)] = entry
-        return entry
+    def confirm(self, experiment_id: int, at: int) -> None:
+        """Note that every outcome closed before ``at`` is in the published belief."""
+        self._current[experiment_id] = at
 
-    def _put(self, entry: LiveExperiment) -> None:
-        with self._lock:
-            self._entries[_key(entry)] = entry
+    def current_at(self, experiment_id: int) -> int:
+        """Give the last moment for which ``confirm`` said so; the first look if none."""
+        return self._current.setdefault(experiment_id, self._clock())
 
     def _by_id(self, experiment_id: int) -> LiveExperiment:
         return next(e for e in self._entries.values() if e.id == experiment_id)

@@ -24,11 +24,11 @@ from bandit.errors import (
 from server import catalogue, convert, reporting, storage
 from server.catalogue import State
 from server.clock import Clock
-from server.deciding import Plan, decide
+from server.deciding import Asking, Plan, decide
 from server.live import Live, LiveExperiment
 from server.pb import bandit_pb2 as pb
 from server.schema import AnyRow
-from server.writer import AppendDecisions, AppendEvents, Job, Writer
+from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
 
 MAX_PAGE = 1_000
 
@@ -91,9 +91,8 @@ class DecisionService:
         """Read a request to decide; the writer does the rest."""
         live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
         now = self._clock()
-        refused = self._refused(live)
         asked = convert.asking(request, live.experiment, live.tenant, now)
-        job = AppendDecisions(Plan(live, (asked,), now, refused))
+        job = self._job(live, (asked,), now)
 
         def answer() -> pb.DecideResponse:
             [logged] = job.outcome()
@@ -113,7 +112,7 @@ class DecisionService:
                     f"must be {name!r} as in requests[0]: a batch is for one experiment",
                     field=f"requests[{i}].experiment",
                 )
-        live = self._live.find(caller.tenant, name)
+        live = self._live.find(caller.tenant, name, "requests[0].experiment")
         now = self._clock()
         asked = []
         for i, one in enumerate(requests):
@@ -121,8 +120,10 @@ class DecisionService:
                 asked.append(convert.asking(one, live.experiment, live.tenant, now))
             except BanditError as error:
                 raise error.under(f"requests[{i}]") from None
-        plan = Plan(live, asked, now, self._refused(live))
-        logged = self._writer.write(AppendDecisions(plan, *decide([plan])))
+        job = self._job(live, asked, now)
+        if isinstance(job, AppendDecisions):  # many: do not let the others wait for the engine
+            [job.decisions] = decide([job.plan])
+        logged = self._writer.write(job)
         return pb.BatchDecideResponse(
             decisions=[
                 convert.decision(live, entry, include_removed=one.include_removed)
@@ -194,12 +195,30 @@ class DecisionService:
             outcome=outcome,
         )
 
+    def _job(
+        self, live: LiveExperiment, asked: Sequence[Asking], now: int
+    ) -> Job[list[storage.Logged]]:
+        """Give the job that decides; where nothing is decided any more, that repeats answers."""
+        try:
+            return AppendDecisions(Plan(live, asked, now, self._refused(live)))
+        except StateError as error:
+            refusal = error
+
+        def repeat(connection: Connection) -> list[storage.Logged]:
+            keys = [(a.request_id, a.request_hash) for a in asked]
+            found = storage.repeated(connection, live.id, keys)
+            if found is None:
+                raise refusal
+            return found
+
+        return Call(repeat)
+
     def _refused(self, live: LiveExperiment) -> Reason | None:
         if live.state is State.RUNNING:
             age = live.experiment.spec.publishing.max_age
-            if age is None or live.waiting_since is None:
+            if age is None:
                 return None
-            is_stale = self._clock() - live.waiting_since > age * 1e6
+            is_stale = self._clock() - self._live.current_at(live.id) > age * 1e6
             return Reason.STALE_SNAPSHOT if is_stale else None
         if live.state is State.PAUSED:
             return Reason.PAUSED
@@ -217,7 +236,7 @@ class DecisionService:
         batch: str,
     ) -> AppendEvents:
         path = f"{batch}[0].experiment" if batch else "experiment"
-        live = self._live.find(caller.tenant, _name(experiment, path))
+        live = self._live.find(caller.tenant, _name(experiment, path), path)
         now = self._clock()
         events = []
         for i, request in enumerate(requests):
@@ -267,7 +286,7 @@ class ExperimentService:
         spec = convert.spec(request.spec)
         written = spec_file.to_json(spec)
         now = self._clock()
-        row, is_new = self._writer.call(
+        row = self._writer.call(
             lambda c: catalogue.add_experiment(
                 c,
                 tenant=caller.tenant,
@@ -277,14 +296,14 @@ class ExperimentService:
                 now=now,
             )
         )
-        live = self._live.add(row) if is_new else self._live.find(caller.tenant, spec.name)
+        live = self._live.add(row)
         return pb.CreateExperimentResponse(experiment=self._message(live))
 
     def GetExperiment(
         self, request: pb.GetExperimentRequest, caller: Caller
     ) -> pb.GetExperimentResponse:
         """Give one experiment."""
-        live = self._live.find(caller.tenant, _name(request.name, "name"))
+        live = self._live.find(caller.tenant, _name(request.name, "name"), "name")
         return pb.GetExperimentResponse(experiment=self._message(live))
 
     def ListExperiments(
@@ -333,7 +352,7 @@ class ExperimentService:
 
     def GetReport(self, request: pb.GetReportRequest, caller: Caller) -> pb.GetReportResponse:
         """Report traffic, reward and lift."""
-        live = self._live.find(caller.tenant, _name(request.name, "name"))
+        live = self._live.find(caller.tenant, _name(request.name, "name"), "name")
         with self._reader.connect() as connection:
             found = reporting.report(connection, live)
             length = reporting.log_length(connection, live.id)
@@ -342,22 +361,21 @@ class ExperimentService:
     def _move(
         self, name: str, etag: str, caller: Caller, to: State, allowed: Sequence[State]
     ) -> LiveExperiment:
-        live = self._live.find(caller.tenant, _name(name, "name"))
+        live = self._live.find(caller.tenant, _name(name, "name"), "name")
 
-        def move(connection: Connection) -> AnyRow | None:
+        def move(connection: Connection) -> AnyRow:
             row = catalogue.find_experiment(connection, caller.tenant, name)
             if row is None:
                 raise NotFoundError(f"no experiment {name!r}", field="name")
             if etag and etag != f"{row.id}-{row.revision}":
                 raise ChangedError("the experiment was changed since; read it again", field="etag")
             if row.state == to:
-                return None
+                return row
             if row.state not in allowed:
                 raise StateError(f"experiment {name!r} is {State(row.state).name}", field="name")
             return catalogue.set_state(connection, live.id, to)
 
-        row = self._writer.call(move)
-        return self._live.set_state(row) if row is not None else live
+        return self._live.set_state(self._writer.call(move))
 
     def _message(self, live: LiveExperiment) -> pb.Experiment:
         with self._reader.connect() as connection:

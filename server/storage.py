@@ -144,14 +144,14 @@ def merge_decisions(
         mine: dict[str, Logged] = {}
         answers: list[Logged] = []
         conflict: BanditError | None = None
-        for row in job:
+        for i, row in enumerate(job):
             before = known.get(row.request_id) or mine.get(row.request_id)
             if before is None:
                 before = mine[row.request_id] = Logged(seq + len(mine), row, repeated=False)
             elif before.row.request_hash != row.request_hash:
                 conflict = ConflictError(
                     f"request id {row.request_id!r} was used before with other content",
-                    field="request_id",
+                    field=f"requests[{i}].request_id" if len(job) > 1 else "request_id",
                 )
                 break
             else:
@@ -165,6 +165,20 @@ def merge_decisions(
     if fresh:
         append_decisions(connection, experiment_id, [fresh])
     return results
+
+
+def repeated(
+    connection: Connection, experiment_id: int, keys: Sequence[tuple[str, bytes]]
+) -> list[Logged] | None:
+    """Give the stored answers to requests (id and hash), or None unless all are stored."""
+    known = _known_decisions(connection, experiment_id, [request_id for request_id, _ in keys])
+    found = [known.get(request_id) for request_id, _ in keys]
+    if any(
+        logged is None or logged.row.request_hash != request_hash
+        for logged, (_, request_hash) in zip(found, keys, strict=True)
+    ):
+        return None
+    return [logged for logged in found if logged is not None]
 
 
 def append_events(

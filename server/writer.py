@@ -102,10 +102,20 @@ class Writer:
         Whose connection writes.
     most_rows
         A transaction is closed once it holds this many rows.
+    on_health
+        Told when transactions begin to fail, and when they succeed again.
     """
 
-    def __init__(self, engine: Engine, *, most_rows: int = 512) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        most_rows: int = 512,
+        on_health: Callable[[bool], None] = lambda _: None,
+    ) -> None:
         self._engine = engine
+        self._on_health = on_health
+        self._is_healthy = True
         self._most_rows = most_rows
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -192,17 +202,24 @@ class Writer:
                 self._transact(jobs, _append)
             except IntegrityError:  # a request id seen before: look first, then write
                 self._transact(jobs, _merge)
+            self._note(is_healthy=True)
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             log.error("%d jobs failed to commit: %s", len(jobs), cause)  # noqa: TRY400
             for job in jobs:
                 job.error = UnavailableError("the database did not take the write; try again")
+            self._note(is_healthy=False)
         except Exception:
             log.exception("the writer met a bug")
             for job in jobs:
                 job.error = RuntimeError("internal error in the writer")
         for job in jobs:
             job.on_done()
+
+    def _note(self, *, is_healthy: bool) -> None:
+        if is_healthy != self._is_healthy:
+            self._is_healthy = is_healthy
+            self._on_health(is_healthy)
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:

@@ -16,15 +16,15 @@ from server.app import Server
 
 def serve(  # noqa: PLR0913  one per setting
     database: Annotated[
-        str | None, typer.Option(help="SQLAlchemy URL [sqlite:///bandit.db].")
+        str | None, typer.Option(help="SQLAlchemy URL (sqlite:///bandit.db).")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [50051].")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one (50051).")] = None,
     secret_file: Annotated[
         Path | None, typer.Option(help="Key of draws and pseudonyms; else made beside SQLite.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Requests handled at a time [32].")] = None,
-    grace: Annotated[float | None, typer.Option(help="Seconds to drain at a stop [10].")] = None,
+    threads: Annotated[int | None, typer.Option(help="Requests handled at a time (32).")] = None,
+    grace: Annotated[float | None, typer.Option(help="Seconds to drain at a stop (10).")] = None,
     insecure: Annotated[  # noqa: FBT002
         bool, typer.Option("--insecure", help="Allow plain text on other than loopback.")
     ] = False,

@@ -69,7 +69,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_NO_CONTACT_GROUP: _Reason.ValueType  # 4
     """Nothing, for the no-contact group."""
     REASON_NO_ELIGIBLE_ACTION: _Reason.ValueType  # 5
-    """Rules removed every action: the fallback."""
+    """Rules removed every action, or the baseline action of the baseline group: the fallback."""
     REASON_PAUSED: _Reason.ValueType  # 6
     """The experiment is paused: the fallback."""
     REASON_STALE_SNAPSHOT: _Reason.ValueType  # 7
@@ -89,7 +89,7 @@ REASON_BASELINE_GROUP: Reason.ValueType  # 3
 REASON_NO_CONTACT_GROUP: Reason.ValueType  # 4
 """Nothing, for the no-contact group."""
 REASON_NO_ELIGIBLE_ACTION: Reason.ValueType  # 5
-"""Rules removed every action: the fallback."""
+"""Rules removed every action, or the baseline action of the baseline group: the fallback."""
 REASON_PAUSED: Reason.ValueType  # 6
 """The experiment is paused: the fallback."""
 REASON_STALE_SNAPSHOT: Reason.ValueType  # 7
@@ -541,7 +541,7 @@ class BatchDecideRequest(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecideRequest]:
-        """1 to 1000 requests; request ids must differ within an experiment."""
+        """1 to 1000 requests to one experiment. A request id that stands twice gets one decision."""
 
     def __init__(
         self,
@@ -662,7 +662,7 @@ class BatchRecordRewardsRequest(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordRewardRequest]:
-        """1 to 1000 events; event ids must differ within an experiment."""
+        """1 to 1000 events of one experiment. An event id that stands twice is a duplicate."""
 
     def __init__(
         self,

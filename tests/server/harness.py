@@ -114,12 +114,12 @@ class Peer:
     def start(self) -> None:
         kwargs = {} if self.clock is None else {"clock": self.clock}
         self.server = Server(self.settings, **kwargs)
+        if self.clock is not None:  # it stands still: the test says when to learn
+            self.server.learner.start = self.server.learner.stop = lambda: None
         self.server.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{self.server.port}")
         self.decisions = stubs.DecisionServiceStub(self.channel)
         self.experiments = stubs.ExperimentServiceStub(self.channel)
-        if self.clock is not None:
-            self.server.learner.stop()  # the clock stands still: the test says when to learn
 
     def stop(self) -> None:
         self.channel.close()
@@ -161,9 +161,15 @@ class Peer:
         return self.decisions.Decide(decide_request(name, request_id, **fields)).decision
 
     def reward(
-        self, experiment: str, event_id: str, decision_id: str, **fields: object
+        self,
+        experiment: str,
+        event_id: str,
+        decision_id: str,
+        *,
+        name: str = "click",
+        value: float = 1.0,
     ) -> pb.RecordRewardResponse:
-        request = reward_request(experiment, event_id, decision_id, **fields)
+        request = reward_request(experiment, event_id, decision_id, name=name, value=value)
         return self.decisions.RecordReward(request)
 
     def get(self, name: str, decision_id: str) -> pb.GetDecisionResponse:
@@ -193,10 +199,9 @@ def decide_request(name: str, request_id: str, **fields: object) -> pb.DecideReq
 
 
 def reward_request(
-    experiment: str, event_id: str, decision_id: str, **fields: Any
+    experiment: str, event_id: str, decision_id: str, *, name: str = "click", value: float = 1.0
 ) -> pb.RecordRewardRequest:
     """Report a click of value 1, unless told otherwise."""
-    data: dict[str, Any] = {"name": "click", "value": 1.0, **fields}
     return pb.RecordRewardRequest(
-        experiment=experiment, event_id=event_id, decision_id=decision_id, **data
+        experiment=experiment, event_id=event_id, decision_id=decision_id, name=name, value=value
     )

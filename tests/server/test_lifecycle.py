@@ -1,6 +1,7 @@
 """An experiment's life: states, etags, pages, and fallbacks that are not learned from."""
 
 import base64
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -331,7 +332,7 @@ def _tampered(token: str) -> str:
         lambda _: base64.urlsafe_b64encode(b"n2").decode(),
     ],
 )
-def test_a_token_that_is_none_of_ours(several: Peer, garble):
+def test_a_token_that_is_none_of_ours(several: Peer, garble: Callable[[str], str]):
     token = page(several, 3).next_page_token
     found = refusal(page, several, 3, garble(token))
     assert (found.code, found.field) == (grpc.StatusCode.INVALID_ARGUMENT, "page_token")

@@ -12,8 +12,7 @@ import pytest
 
 from server.clock import to_us
 from server.pb import bandit_pb2 as pb
-from tests.server.harness import SECOND, START, Clock, Peer, decide_request, refusal
-from tests.server.harness import reward_request
+from tests.server.harness import SECOND, START, Clock, Peer, decide_request, refusal, reward_request
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
 THREADS = 16
@@ -266,7 +265,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(peer: Peer, name: str):
     first = peer.decide(name, "r1")
     good, bad = decide_request(name, "r2"), decide_request(name, "r1", customer_id="another")
     found = refusal(batch, peer, good, bad)
-    assert (found.code, found.field) == (grpc.StatusCode.ALREADY_EXISTS, "request_id")
+    assert (found.code, found.field) == (grpc.StatusCode.ALREADY_EXISTS, "requests[1].request_id")
     wrong = decide_request(name, "r3", time_zone="Atlantis/Center")
     found = refusal(batch, peer, good, wrong)
     assert found[3] == "requests[1].time_zone"

@@ -201,7 +201,7 @@ def test_a_job_with_a_conflict_is_stored_not_at_all(connection: Connection, one:
         connection, one, [[row("b")], [row("c"), row("a", content="other"), row("d")], [row("e")]]
     )
     assert isinstance(refused, ConflictError)
-    assert refused.field == "request_id"
+    assert refused.field == "requests[1].request_id"
     assert ([one.seq for one in before], [one.seq for one in after]) == ([2], [3])
     stored = connection.execute(
         select(decisions.c.request_id).where(decisions.c.experiment_id == one)
