@@ -204,11 +204,12 @@ class ActionSpace:
     def removed(self, exclusions: tuple[Exclusion, ...]) -> list[Removed]:
         """Name each removed action with the first rule that took it away."""
         self.check(exclusions)
-        reasons: dict[int, str] = {}
-        for rule in (*self.exclusions, *exclusions):
-            for action in np.flatnonzero(self._matches(rule)).tolist():
-                reasons.setdefault(action, rule.reason)
-        return [Removed(action, reasons[action]) for action in sorted(reasons)]
+        rules = list(dict.fromkeys((*self.exclusions, *exclusions)))
+        first = np.full(self.size, -1)
+        for i, rule in enumerate(rules):
+            first[(first < 0) & self._matches(rule)] = i
+        taken = np.flatnonzero(first >= 0)
+        return [Removed(a, rules[first[a]].reason) for a in taken.tolist()]
 
     def check(self, exclusions: tuple[Exclusion, ...]) -> None:
         """Refuse too many exclusions, or one that names an unknown level.

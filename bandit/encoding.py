@@ -57,6 +57,13 @@ def load(posterior: Posterior, data: bytes) -> None:
     CorruptionError
         If a byte changed, the format is newer, or the model is another one.
     """
+    try:
+        _load(posterior, data)
+    except (KeyError, TypeError, ValueError, AttributeError, struct.error) as error:
+        raise CorruptionError(f"a stored posterior can not be read: {error}") from None
+
+
+def _load(posterior: Posterior, data: bytes) -> None:
     body, checksum = data[:-_DIGEST], data[-_DIGEST:]
     if len(data) < _DIGEST + 10 or hashlib.blake2b(body, digest_size=_DIGEST).digest() != checksum:
         raise CorruptionError("the checksum of a stored posterior does not match its bytes")

@@ -275,8 +275,9 @@ class Experiment:
         self, group: Group, eligible: Bools, refused: Reason | None
     ) -> tuple[int | None, Reason]:
         """Give the declared action of a customer for whom nothing is chosen, and why."""
-        if group is Group.NO_CONTACT:
-            return None, Reason.NO_CONTACT_GROUP
+        if group is Group.NO_CONTACT:  # refused as all others are, or groups could not be compared
+            nothing = None if eligible.any() else Reason.NO_ELIGIBLE_ACTION
+            return None, refused or nothing or Reason.NO_CONTACT_GROUP
         if group is Group.BASELINE and refused is None and _allows(eligible, self.baseline):
             return self.baseline, Reason.BASELINE_GROUP
         fallback = self.fallback if _allows(eligible, self.fallback) else None

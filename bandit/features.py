@@ -18,7 +18,8 @@ from bandit.context import ContextSchema
 from bandit.errors import InvalidInputError
 from bandit.kernels import Bools, Cells, Floats, Ints
 
-MAX_JOINT_WEIGHTS = 2_048
+MAX_TERMS = 16
+MAX_WEIGHTS = 2_048
 MAX_STATISTICS = 16_000_000
 
 
@@ -51,9 +52,9 @@ class Term:
                 )
         if len(set(names)) < len(names):
             raise InvalidInputError(f"{self.of!r} repeats a name", field="of")
-        if not 1e-6 <= self.prior_sd <= 1e6:
+        if not 1e-3 <= self.prior_sd <= 1e3:
             raise InvalidInputError(
-                f"must be in [1e-6, 1e6], got {self.prior_sd}", field="prior_sd"
+                f"must be in [1e-3, 1e3], got {self.prior_sd}", field="prior_sd"
             )
 
     @property
@@ -164,8 +165,8 @@ class FeatureMap:
     width: int
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.terms) <= 16:
-            raise InvalidInputError(f"need 1 to 16, got {len(self.terms)}", field="terms")
+        if not 0 < len(self.terms) <= MAX_TERMS:
+            raise InvalidInputError(f"need 1 to {MAX_TERMS}, got {len(self.terms)}", field="terms")
         if len({t.names for t in self.terms}) < len(self.terms):
             raise InvalidInputError("are repeated", field="terms")
         used = frozenset[str]().union(*(t.names for t in self.terms))
@@ -175,9 +176,9 @@ class FeatureMap:
                     f"no term names {factor}, so its {len(levels)} levels can not be told apart",
                     field="terms",
                 )
-        if not self.is_disjoint and self.weights > MAX_JOINT_WEIGHTS:
+        if self.weights > MAX_WEIGHTS:
             raise InvalidInputError(
-                f"need {self.weights} shared weights, at most {MAX_JOINT_WEIGHTS} are allowed",
+                f"need {self.weights} weights in a block, at most {MAX_WEIGHTS} are allowed",
                 field="terms",
             )
         if self.blocks * self.weights**2 > MAX_STATISTICS:

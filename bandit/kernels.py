@@ -904,7 +904,8 @@ def decide_joint(
         plane_scores(x[t], bank, offsets, crossed, counts, homes, places, sizes, scores)
         best_actions(scores, cells, sizes, eligible, best, chosen)
         for winner in chosen:
-            p[t, winner] += 1.0 / draws
+            if winner >= 0:
+                p[t, winner] += 1.0 / draws
         apply_floor(eligible, floor, p[t])
         actions[t] = pick(p[t], uniform(streams[t], 0))
     return actions, p

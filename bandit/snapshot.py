@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from bandit import kernels, propensity
-from bandit.errors import BanditError
+from bandit.errors import BanditError, CorruptionError
 from bandit.features import FeatureMap
 from bandit.kernels import Bools, Floats, Ints, Words
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Posterior
@@ -196,9 +196,18 @@ def _gaussian(
     scale = exploration * float(np.sqrt(variance))
     if not posterior.features.is_disjoint:
         bank = kernels.draw_bank(mean[0], lower[0], scale, stream, draws)
+        _check_finite(bank)
         return SampleBank(bank, posterior.features)
     roots = [scale * kernels.invert_lower(factor) for factor in lower]
-    return IndependentScores(np.ascontiguousarray(mean.T), np.ascontiguousarray(np.array(roots).T))
+    root = np.ascontiguousarray(np.array(roots).T)
+    _check_finite(mean, root)
+    return IndependentScores(np.ascontiguousarray(mean.T), root)
+
+
+def _check_finite(*arrays: Floats) -> None:
+    """Refuse to publish a belief that is none; the snapshot before it goes on deciding."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise CorruptionError("the posterior is numerically singular; use a smaller prior_sd")
 
 
 def _beta(posterior: BetaBernoulliPosterior, exploration: float) -> Belief:

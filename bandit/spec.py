@@ -15,6 +15,8 @@ from bandit.groups import Groups
 from bandit.outcome import OutcomeRule
 from bandit.policy import ActionName, Policy, PolicySpec, build
 
+MAX_DRAWN = 16_000_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publishing:
@@ -117,6 +119,12 @@ class ExperimentSpec:
                 getattr(self, part)
             except BanditError as error:
                 raise InvalidInputError(error.message, field=error.under(name).field) from None
+        if self.is_joint and self.policy.draws * self.actions.size > MAX_DRAWN:
+            raise InvalidInputError(
+                f"{self.policy.draws} draws of {self.actions.size} actions, at most {MAX_DRAWN} "
+                "together are allowed",
+                field="policy.draws",
+            )
         self._check_beta()
 
     def _check_action(self, name: str, action: ActionName) -> None:

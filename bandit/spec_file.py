@@ -51,8 +51,7 @@ def parse(text: str, form: str) -> ExperimentSpec:
     Traceback (most recent call last):
     bandit.errors.InvalidInputError: 2 errors: actions: is required; outcome: is required
     """
-    if len(text.encode(errors="replace")) > MAX_BYTES:
-        raise InvalidInputError(f"the specification is larger than {MAX_BYTES} bytes")
+    _check_size(text)
     parser = _PARSERS.get(form)
     if parser is None:
         raise InvalidInputError(f"{form!r} is none of toml, yaml, json")
@@ -69,11 +68,18 @@ def from_data(data: object) -> ExperimentSpec:
     """Read a specification from nested dicts and lists; see ``parse`` for errors."""
     try:
         text = json.dumps({"spec": _named_levels(data)})
-        return _Document.model_validate_json(text).spec
+        spec = _Document.model_validate_json(text).spec
     except ValidationError as error:
         raise _readable(error) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"holds a value that no field takes: {error}") from None
+    _check_size(to_json(spec))  # as it is stored, it can be read again
+    return spec
+
+
+def _check_size(text: str) -> None:
+    if len(text.encode(errors="replace")) > MAX_BYTES:
+        raise InvalidInputError(f"the specification is larger than {MAX_BYTES} bytes")
 
 
 def to_data(spec: ExperimentSpec) -> dict[str, Any]:

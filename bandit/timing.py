@@ -1,8 +1,8 @@
 """When a slot's message goes out: local time of day to an instant, right across DST."""
 
 from datetime import UTC, datetime, time, timedelta
-from functools import lru_cache
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from functools import cache, lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from bandit.actions import Level
 from bandit.errors import InvalidInputError
@@ -33,9 +33,9 @@ def send_at(slot: Level, decided_at: datetime, time_zone: str) -> datetime:
 
     Returns
     -------
-    The first instant at or after ``decided_at`` at which the customer's clock shows the
-    slot's time. A time that DST skips goes out as much later as the clock was moved; one
-    that DST repeats goes out the first time.
+    The next instant, at or after ``decided_at``, of the slot's time of day. A time that DST
+    skips goes out as much later as the clock was moved; of a time that DST repeats only the
+    first counts.
 
     Raises
     ------
@@ -85,10 +85,16 @@ _NEXT: dict[tuple[str, str], tuple[int, int]] = {}
 """For a slot's time in a zone: from when to when the second number is the next time."""
 
 
+@cache
+def _known_zones() -> frozenset[str]:
+    """Give the zones that mean the same on every machine (``localtime`` does not)."""
+    return frozenset(available_timezones()) - {"localtime", "posixrules", "Factory"}
+
+
 @lru_cache(maxsize=1024)
 def _zone(name: str) -> ZoneInfo:
     try:
-        return ZoneInfo(name or "UTC")
+        return ZoneInfo(name if name in _known_zones() else f"unknown {name}" if name else "UTC")
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InvalidInputError(
             f"{name[:64]!r} is no IANA time zone such as Europe/Berlin", field="time_zone"

@@ -56,7 +56,9 @@ class Server:
             self._transport = Transport(
                 settings,
                 DecisionService(self.live, reader, self.writer, clock, self.learner.notify),
-                ExperimentService(self.live, reader, self.writer, clock, secret),
+                ExperimentService(
+                    self.live, reader, self.writer, clock, secret, settings.max_experiments
+                ),
                 self.writer,
             )
         except BaseException:

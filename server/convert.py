@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +16,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from bandit import rng, spec_file, timing
-from bandit.actions import Exclusion
-from bandit.context import ContextSchema
+from bandit.actions import MAX_EXCLUSIONS, MAX_LEVELS, Exclusion
+from bandit.context import MAX_FIELDS, ContextSchema
 from bandit.decision import Group, Reason
 from bandit.errors import BanditError, InvalidInputError
 from bandit.experiment import Experiment, Question
+from bandit.features import MAX_TERMS
+from bandit.outcome import MAX_REWARDS
 from bandit.spec import ExperimentSpec
 from server.deciding import Asking
 from server.live import LiveExperiment
@@ -66,16 +69,20 @@ def _unknown_field(message: Message) -> str:
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
-        if field.message_type.GetOptions().map_entry:
-            items = [(f'{field.name}["{k}"]', v) for k, v in value.items()]
-        elif isinstance(value, Message):
-            items = [(field.name, value)]
-        else:
-            items = [(f"{field.name}[{i}]", v) for i, v in enumerate(value)]
-        for path, item in items:
+        for path, item in islice(_items(field, value), MAX_BATCH):
             if isinstance(item, Message) and (found := _unknown_field(item)):
                 return f"{path}.{found}"
     return ""
+
+
+def _items(field: Any, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Give the messages of a field with their paths."""
+    if field.message_type.GetOptions().map_entry:
+        yield from ((f'{field.name}["{k}"]', v) for k, v in value.items())
+    elif isinstance(value, Message):
+        yield field.name, value
+    else:
+        yield from ((f"{field.name}[{i}]", v) for i, v in enumerate(value))
 
 
 # --- requests ---------------------------------------------------------------------------
@@ -134,6 +141,11 @@ def asking(request: pb.DecideRequest, experiment: Experiment, tenant: str, now: 
 
 def context_row(context: pb.Context, schema: ContextSchema) -> list[float]:
     """Read a context into a row of the schema; errors have the path ``context.values["x"]``."""
+    if len(context.values) > MAX_FIELDS:
+        raise InvalidInputError(
+            f"{len(context.values)} values, at most {MAX_FIELDS} are allowed",
+            field="context.values",
+        )
     values: dict[str, object] = {}
     for name, value in context.values.items():
         kind = value.WhichOneof("kind")
@@ -148,6 +160,10 @@ def exclusions(messages: Sequence[pb.Exclusion]) -> tuple[Exclusion, ...]:
     """Read rules; errors have the path ``exclusions[i]``."""
     if not messages:
         return ()
+    if len(messages) > MAX_EXCLUSIONS:
+        raise InvalidInputError(
+            f"{len(messages)} rules, at most {MAX_EXCLUSIONS} are allowed", field="exclusions"
+        )
     rules: list[Exclusion] = []
     for i, message in enumerate(messages):
         named = {
@@ -221,6 +237,21 @@ def _instant(stamp: Timestamp, field: str) -> int:
 
 def spec(message: pb.ExperimentSpec) -> ExperimentSpec:
     """Read a specification; it has the same fields as a file, and the same reader."""
+    actions = message.actions
+    parts: list[tuple[str, int, int]] = [
+        ("actions.variants", len(actions.variants), MAX_LEVELS),
+        ("actions.channels", len(actions.channels), MAX_LEVELS),
+        ("actions.slots", len(actions.slots), MAX_LEVELS),
+        ("actions.exclusions", len(actions.exclusions), MAX_EXCLUSIONS),
+        ("context", len(message.context), MAX_FIELDS),
+        ("outcome.rewards", len(message.outcome.rewards), MAX_REWARDS),
+        ("policy.terms", len(message.policy.terms), MAX_TERMS),
+    ]
+    for field, found, most in parts:  # counted before anything is built of them
+        if found > most:
+            raise InvalidInputError(
+                f"{found} entries, at most {most} are allowed", field=f"spec.{field}"
+            )
     try:
         return spec_file.from_data(_as_data(message))
     except InvalidInputError as error:
@@ -381,10 +412,10 @@ def report(live: LiveExperiment, found: Report, log_length: int) -> pb.GetReport
             action=action(live.experiment.spec, row.action),
             bandit_decisions=row.bandit,
             random_decisions=row.random,
-            outcomes=row.sample.n,
+            outcomes=row.n,
         )
-        if row.sample.n:
-            shown.mean = row.sample.mean
+        if row.n:
+            shown.mean = row.total / row.n
     return message
 
 
@@ -397,7 +428,7 @@ def _add_group(message: pb.GetReportResponse, group: Group, line: GroupLine) -> 
     )
     if line.sample.n:
         entry.mean = line.sample.mean
-    if line.sample.n > 1:
+    if line.sample.customers > 1:
         entry.interval.extend(line.sample.interval)
 
 

@@ -16,7 +16,13 @@ from sqlalchemy import Engine, Pool, StaticPool, create_engine, event, make_url
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from bandit.errors import CorruptionError, InvalidInputError, StateError, UnavailableError
+from bandit.errors import (
+    BanditError,
+    CorruptionError,
+    InvalidInputError,
+    StateError,
+    UnavailableError,
+)
 
 _LOCK_KEY = 0x62616E646974  # "bandit"
 _DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
@@ -108,7 +114,7 @@ def _checked(text: str) -> URL:
 
 def _path(url: URL) -> Path | None:
     is_file = url.get_backend_name() == "sqlite" and url.database is not None
-    return Path(str(url.database)) if is_file else None
+    return Path(str(url.database)).resolve() if is_file else None
 
 
 def _locked(path: Path) -> FileLock:
@@ -128,9 +134,12 @@ def _locked(path: Path) -> FileLock:
 
 def _engine(url: URL, *, pool: type[Pool] | None, write: bool) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(url, pool_pre_ping=True, pool_size=16, hide_parameters=True)
     arguments = {"check_same_thread": False, "timeout": 5.0, "isolation_level": None}
-    engine = create_engine(url, poolclass=pool, connect_args=arguments)
+    sizes = {} if pool is not None else {"pool_size": 16, "max_overflow": 64}
+    engine = create_engine(
+        url, poolclass=pool, connect_args=arguments, hide_parameters=True, **sizes
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:  # noqa: ANN401  sqlite3.Connection
@@ -200,5 +209,11 @@ def _opening_error(url: URL, error: Exception) -> Exception:
     return UnavailableError(f"{shown} can not be opened or written: {text}", field="database")
 
 
-StorageError = SQLAlchemyError
-"""What a failed statement or commit raises."""
+def storage_error(error: BaseException) -> BanditError | None:
+    """Give the domain error of a failed statement, or None for any other error."""
+    if not isinstance(error, SQLAlchemyError):
+        return None
+    cause = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
+    if "malformed" in cause or "not a database" in cause:
+        return CorruptionError(f"the database is damaged: {cause}")
+    return UnavailableError(f"the database does not answer: {cause}")

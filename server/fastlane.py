@@ -1,9 +1,11 @@
-"""The fast lane: calls that wait for the writer wait without a thread.
+"""The fast lane: no call holds a thread while it waits for its message or for the writer.
 
 grpcio's sync server gives every call a thread, which here would mostly wait: for the message,
 and for the commit. Each wait costs two thread switches and a fight for the interpreter lock.
-For the calls that only read a message and wait for the writer, this executor lets the
-polling thread read the message when it arrives, and the writer's thread answer.
+Here the polling thread takes a call's message when it arrives and begins the call: a small one
+that only waits for the writer is begun at once and answered by the writer's thread; all others
+get a thread of the pool, which they then use from start to end. So calls that never send their
+message hold nothing.
 
 It leans on four private functions of ``grpc._server``. Where they are not as expected, or
 the calls have no ``begin``, everything goes the ordinary way: slower, and the same answers.

@@ -13,11 +13,11 @@ import numpy as np
 from sqlalchemy import Engine
 
 from bandit import encoding
-from bandit.errors import BanditError
+from bandit.errors import BanditError, ConflictError
 from bandit.kernels import Floats
 from bandit.posterior import Posterior
 from server import catalogue, storage
-from server.catalogue import Published
+from server.catalogue import Published, State
 from server.clock import Clock
 from server.live import Live, LiveExperiment
 from server.writer import Writer
@@ -113,8 +113,13 @@ class Learner:
             self._wake.clear()
             busy = False
             for live in self._live.entries():
+                if live.state is State.DRAFT:
+                    continue
                 try:
                     busy |= self.step(live)
+                except ConflictError as error:  # somebody else published: look again
+                    self._students.pop(live.id, None)
+                    log.warning("learning of %r: %s", live.experiment.spec.name, error)
                 except BanditError as error:
                     log.error("learning of %r: %s", live.experiment.spec.name, error)  # noqa: TRY400
                 except Exception:
@@ -148,7 +153,8 @@ class Learner:
             return False
         rule = live.experiment.spec.outcome
         closed = self._writer.call(lambda c: storage.close_due(c, live.id, rule, now))
-        nothing_open = now + min(rule.window_us, 250_000)
+        pause = 60_000_000 if live.state is State.ARCHIVED else 250_000
+        nothing_open = now + min(rule.window_us, pause)
         student.due_at = closed.next_due if closed.next_due is not None else nothing_open
         return closed.settled > 0
 

@@ -114,11 +114,9 @@ class Live:
         if known is not None:
             return known
         try:
-            spec, state = spec_file.parse(row.spec, "json"), State(row.state)
-        except ValueError as error:  # also InvalidInputError
+            experiment, state = self._build(row.spec, row.tenant), State(row.state)
+        except (ValueError, TypeError, AttributeError, BanditError) as error:
             raise CorruptionError(f"experiment {row.name!r}: {error}") from None
-        secret = keyed(self._secret, "tenant", "", row.tenant.encode())  # no two share draws
-        experiment = Experiment(spec, secret=secret)
         entry = LiveExperiment(
             id=row.id,
             tenant=row.tenant,
@@ -130,6 +128,25 @@ class Live:
         )
         with self._lock:
             return self._entries.setdefault(_key(entry), entry)
+
+    def check(self, written: str, tenant: str) -> None:
+        """Refuse a specification that could not be taken in once it is stored.
+
+        Raises
+        ------
+        InvalidInputError
+            If it can not be read back, or decides on nothing.
+        """
+        experiment = self._build(written, tenant)
+        experiment.publish(experiment.prior(), version=0)
+
+    def _build(self, written: str, tenant: str) -> Experiment:
+        secret = keyed(self._secret, "tenant", "", tenant.encode())  # no two share draws
+        return Experiment(spec_file.parse(written, "json"), secret=secret)
+
+    def count(self, tenant: str) -> int:
+        """Give the number of a tenant's experiments."""
+        return sum(entry.tenant == tenant for entry in self._entries.values())
 
     def find(self, tenant: str, name: str, field: str = "experiment") -> LiveExperiment:
         """Give one experiment; ``field`` is the path that an error names.

@@ -9,7 +9,7 @@ from bandit import measurement
 from bandit.decision import Group, Reason
 from bandit.measurement import Lift, Sample
 from server.live import LiveExperiment
-from server.schema import AnyRow, decisions, experiments, outcomes, reward_events
+from server.schema import decisions, experiments, outcomes, reward_events
 
 MOST_ACTIONS = 100
 
@@ -28,7 +28,8 @@ class ActionLine(NamedTuple):
     action: int
     bandit: int
     random: int
-    sample: Sample
+    n: int
+    total: float
 
 
 class Report(NamedTuple):
@@ -50,13 +51,10 @@ _joined = decisions.outerjoin(
         outcomes.c.decision_seq == decisions.c.seq,
     ),
 )
-_own = decisions.c.reason < Reason.NO_ELIGIBLE_ACTION  # what the group got, not a fallback
-_value = case((_own, outcomes.c.value))
-_sample = (
-    func.count(_value).label("n"),
-    func.coalesce(func.sum(_value), 0.0).label("total"),
-    func.coalesce(func.sum(_value * _value), 0.0).label("squares"),
-)
+_chosen = decisions.c.reason.not_in([Reason.PAUSED, Reason.STALE_SNAPSHOT])
+_value = case((_chosen, outcomes.c.value))
+"""Outcomes while the experiment chose. Where rules left a group nothing, its outcome counts as it
+is (intention to treat): leaving it out would select customers by what is eligible for them."""
 
 
 def log_length(connection: Connection, experiment_id: int) -> int:
@@ -111,7 +109,8 @@ def _groups(
             func.count().label("decisions"),
             func.count(decisions.c.action).label("contacts"),
             func.count(decisions.c.customer.distinct()).label("customers"),
-            *_sample,
+            func.count(_value).label("n"),
+            func.coalesce(func.sum(_value), 0.0).label("total"),
         )
         .select_from(_joined)
         .where(decisions.c.experiment_id == live.id)
@@ -122,10 +121,32 @@ def _groups(
     for group, share in live.experiment.spec.groups.shares.items():
         row = rows.get(group)
         if row is not None:
-            lines[group] = GroupLine(row.decisions, row.contacts, _sample_of(row))
+            sample = _sample(connection, live.id, group, row.n, float(row.total))
+            lines[group] = GroupLine(row.decisions, row.contacts, sample)
         elif share > 0:
-            lines[group] = GroupLine(0, 0, Sample(0, 0.0, 0.0))
+            lines[group] = GroupLine(0, 0, Sample.of([]))
     return lines, {group: row.customers for group, row in rows.items()}
+
+
+def _sample(
+    connection: Connection, experiment_id: int, group: Group, n: int, total: float
+) -> Sample:
+    """Read how customers differ from the group's mean; a second pass, so that nothing cancels."""
+    mean = total / n if n else 0.0
+    own = (
+        select(func.sum(_value - mean).label("off"))
+        .select_from(_joined)
+        .where(
+            decisions.c.experiment_id == experiment_id,
+            decisions.c.traffic_group == group,
+            _value.is_not(None),
+        )
+        .group_by(decisions.c.customer)
+        .subquery()
+    )
+    spread = func.coalesce(func.sum(own.c.off * own.c.off), 0.0)
+    customers, deviation = connection.execute(select(func.count(own.c.off), spread)).one()
+    return Sample(n, total, customers, float(deviation))
 
 
 def _actions(connection: Connection, experiment_id: int) -> list[ActionLine]:
@@ -134,7 +155,13 @@ def _actions(connection: Connection, experiment_id: int) -> list[ActionLine]:
 
     bandit = decided(Group.BANDIT).label("bandit")
     found = connection.execute(
-        select(decisions.c.action, bandit, decided(Group.RANDOM).label("random"), *_sample)
+        select(
+            decisions.c.action,
+            bandit,
+            decided(Group.RANDOM).label("random"),
+            func.count(outcomes.c.value).label("n"),
+            func.coalesce(func.sum(outcomes.c.value), 0.0).label("total"),
+        )
         .select_from(_joined)
         .where(
             decisions.c.experiment_id == experiment_id,
@@ -146,7 +173,8 @@ def _actions(connection: Connection, experiment_id: int) -> list[ActionLine]:
         .limit(MOST_ACTIONS)
     )
     return [
-        ActionLine(row.action, int(row.bandit), int(row.random), _sample_of(row)) for row in found
+        ActionLine(row.action, int(row.bandit), int(row.random), row.n, float(row.total))
+        for row in found
     ]
 
 
@@ -161,10 +189,6 @@ def _open(connection: Connection, experiment_id: int) -> int:
             outcomes.c.seq.is_(None),
         )
     ).scalar_one()
-
-
-def _sample_of(row: AnyRow) -> Sample:
-    return Sample(row.n, float(row.total), float(row.squares))
 
 
 def decisions_logged(connection: Connection, experiment_id: int) -> int:

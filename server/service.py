@@ -31,6 +31,8 @@ from server.schema import AnyRow
 from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
 
 MAX_PAGE = 1_000
+MAX_LISTED = 1_000_000
+"""Entries of propensities and removed actions in one answer."""
 
 
 class Caller(NamedTuple):
@@ -113,6 +115,12 @@ class DecisionService:
                     field=f"requests[{i}].experiment",
                 )
         live = self._live.find(caller.tenant, name, "requests[0].experiment")
+        lists = sum(one.include_propensities + one.include_removed for one in requests)
+        if lists * live.experiment.spec.actions.size > MAX_LISTED:
+            raise InvalidInputError(
+                f"ask for propensities and removed actions of at most {MAX_LISTED} actions in all",
+                field="requests",
+            )
         now = self._clock()
         asked = []
         for i, one in enumerate(requests):
@@ -265,16 +273,25 @@ class ExperimentService:
         Stamps experiments.
     secret
         Keys page tokens.
+    most
+        Experiments that a tenant may have.
     """
 
-    def __init__(
-        self, live: Live, reader: Engine, writer: Writer, clock: Clock, secret: bytes
+    def __init__(  # noqa: PLR0913
+        self,
+        live: Live,
+        reader: Engine,
+        writer: Writer,
+        clock: Clock,
+        secret: bytes,
+        most: int = 1_000,
     ) -> None:
         self._live = live
         self._reader = reader
         self._writer = writer
         self._clock = clock
         self._secret = secret
+        self._most = most
 
     def CreateExperiment(
         self, request: pb.CreateExperimentRequest, caller: Caller
@@ -285,6 +302,11 @@ class ExperimentService:
             raise InvalidInputError("is required", field="spec")
         spec = convert.spec(request.spec)
         written = spec_file.to_json(spec)
+        if self._live.count(caller.tenant) >= self._most:
+            raise StateError(
+                f"{self._most} experiments, and no more are allowed", field="spec.name"
+            )
+        self._live.check(written, caller.tenant)
         now = self._clock()
         row = self._writer.call(
             lambda c: catalogue.add_experiment(

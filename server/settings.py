@@ -25,6 +25,10 @@ class Settings(BaseSettings):
         Holds the key of draws, groups and pseudonyms; made beside an SQLite database if absent.
     threads
         Requests handled at a time.
+    in_flight
+        Requests taken at a time; more are answered UNAVAILABLE.
+    max_experiments
+        Most experiments of a tenant.
     max_message_bytes
         Largest request.
     grace
@@ -40,6 +44,8 @@ class Settings(BaseSettings):
     port: int = Field(default=50051, ge=0, le=65_535)
     secret_file: Path | None = None
     threads: int = Field(default=32, ge=1, le=1_024)
+    in_flight: int = Field(default=1_024, ge=1, le=100_000)
+    max_experiments: int = Field(default=1_000, ge=1, le=100_000)
     max_message_bytes: int = Field(default=4 * 2**20, ge=1_024, le=64 * 2**20)
     grace: float = Field(default=10.0, ge=0.0, le=600.0)
     insecure: bool = False
@@ -82,17 +88,34 @@ def load_secret(settings: Settings) -> bytes:
             if not path.parent.is_dir():
                 raise UnavailableError(f"there is no folder {path.parent}", field="database")
             _refuse_orphan(path)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(path, flags, 0o600), "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            _make_secret(path)
         secret = path.read_bytes().strip()
     except OSError as error:
         raise UnavailableError(f"{path}: {error.strerror}", field="secret_file") from None
     if len(secret) < 32:
         raise InvalidInputError(f"{path} holds fewer than 32 bytes", field="secret_file")
     return secret
+
+
+def _make_secret(path: Path) -> None:
+    """Write a new secret that is there whole, or not at all, after a crash or on a full disk."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        with os.fdopen(os.open(partial, flags, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(partial, path)
+    except FileExistsError:
+        pass  # somebody else was first
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _refuse_orphan(secret: Path) -> None:

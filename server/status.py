@@ -43,7 +43,7 @@ def to_status(error: BanditError) -> status_pb2.Status:
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
     if error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message
+            field=_short(error.field, 256), description=_short(error.message)
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
     if isinstance(error, UnavailableError):
@@ -68,8 +68,13 @@ def reason_of(error: BanditError) -> str:
     return STATUS[type(error)][1]
 
 
+def _short(text: str, most: int = 1_000) -> str:
+    """Cut a text so that trailers, which grpc bounds at 8 kB, have room for it twice."""
+    return text.encode()[:most].decode(errors="ignore")
+
+
 def _status(code: grpc.StatusCode, message: str, details: list[Message]) -> status_pb2.Status:
-    status = status_pb2.Status(code=code.value[0], message=message[:2_000])
+    status = status_pb2.Status(code=code.value[0], message=_short(message))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)

@@ -192,10 +192,10 @@ def append_events(
 
     Duplicates are absorbed; an unknown decision or a reused id is refused alone.
     """
+    seq = _next_seq(connection, experiment_id)  # first, so that nothing below changes meanwhile
     wanted = _by_decision_id(connection, experiment_id, {e.decision_id for e in events})
     known = _known_events(connection, experiment_id, [e.event_id for e in events])
     settled = _settled(connection, experiment_id, {d.seq for d in wanted.values()})
-    seq = _next_seq(connection, experiment_id)
     entries: list[dict[str, Any]] = []
     closing: list[tuple[int, Any]] = []
     results: list[Recorded | BanditError] = []
@@ -231,7 +231,7 @@ def append_events(
 def close_due(
     connection: Connection, experiment_id: int, rule: OutcomeRule, now: int, limit: int = 2_000
 ) -> Closed:
-    """Settle, in log order, the decisions whose window has passed.
+    """Settle, in log order, the decisions whose window has passed, and all before them.
 
     Returns
     -------
@@ -247,16 +247,17 @@ def close_due(
     head = connection.execute(chosen.order_by(columns.seq).limit(1)).first()
     if head is None:
         return Closed(0, 0, None)
-    if head.decided_at + rule.window_us > now:
+    is_ahead = head.decided_at > now  # stamped by a clock that ran fast: it must not hold up all
+    if head.decided_at + rule.window_us > now and not is_ahead:
         return Closed(0, 0, head.decided_at + rule.window_us)
     rows = connection.execute(chosen.order_by(columns.seq).limit(limit)).all()
-    due: list[AnyRow] = []
-    next_due = now
-    for row in rows:
-        if row.decided_at + rule.window_us > now:
-            next_due = row.decided_at + rule.window_us
-            break
-        due.append(row)
+    last = max(
+        (i for i, row in enumerate(rows) if row.decided_at + rule.window_us <= now), default=-1
+    )
+    due, later = rows[: last + 1], rows[last + 1 :]
+    if not due:
+        return Closed(0, 0, min(row.decided_at for row in rows) + rule.window_us)
+    next_due = min((row.decided_at for row in later), default=now) + rule.window_us * bool(later)
     before = _settled(connection, experiment_id, {row.seq for row in due}, among_closed=False)
     learned = _close_rows(
         connection, experiment_id, rule, [row for row in due if row.seq not in before], now

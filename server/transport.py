@@ -5,17 +5,20 @@ status like every other bad input.
 """
 
 import logging
+import threading
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from bandit.errors import BanditError, DeadlineError, UnavailableError
 from server import convert, status
+from server.database import storage_error
 from server.fastlane import FastLane, Reply
 from server.pb import bandit_pb2 as pb
 from server.service import Caller, DecisionService, ExperimentService, Pending
@@ -27,7 +30,11 @@ log = logging.getLogger(__name__)
 READINESS = "bandit.v1.Readiness"
 DEFAULT_TENANT = "default"
 
+SMALL = 32_768
+"""Bytes of a message up to which the polling thread reads it itself."""
+
 Method = Callable[[Any, Caller], Message]
+T = TypeVar("T")
 
 
 class Transport:
@@ -56,13 +63,17 @@ class Transport:
         writer: Writer,
     ) -> None:
         self._health = health.HealthServicer()
+        self._lane = FastLane(settings.threads)
+        self._gate = _Gate(settings.in_flight)
         self._server = grpc.server(
-            FastLane(settings.threads),
+            self._lane,
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_metadata_size", 16_384),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.max_concurrent_streams", 2_000),
             ],
         )
         services = {"DecisionService": decisions, "ExperimentService": experiments}
@@ -73,23 +84,29 @@ class Transport:
         for name, service in services.items():
             descriptor = pb.DESCRIPTOR.services_by_name[name]
             handlers = {
-                method.name: _handler(
+                method.name: _Call(
                     getattr(service, method.name),
                     getattr(pb, method.input_type.name),
-                    writer if method.name in begins else None,
+                    self._lane,
+                    self._gate,
+                    writer,
                     begins.get(method.name),
-                )
+                ).handler()
                 for method in descriptor.methods
             }
             generic = grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
             self._server.add_generic_rpc_handlers((generic,))
             self._server.add_registered_method_handlers(descriptor.full_name, handlers)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        aside = ThreadPoolExecutor(8, thread_name_prefix="aside")
+        health_pb2_grpc.add_HealthServicer_to_server(_aside(self._health, aside), self._server)
         self.set_serving(is_serving=False)
         names = [f"{pb.DESCRIPTOR.package}.{name}" for name in services]
-        reflection.enable_server_reflection(
-            [*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server
+        names = [*names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        servicer = _aside(reflection.ReflectionServicer(names), aside)
+        add_reflection: Callable[[Any, grpc.Server], None] = (
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server
         )
+        add_reflection(servicer, self._server)
         address = f"{settings.host}:{settings.port}"
         try:
             self.port = self._server.add_insecure_port(address)
@@ -115,50 +132,147 @@ class Transport:
         self._server.stop(grace).wait()
 
 
-def _handler(
-    method: Method,
-    kind: type[Message],
-    writer: Writer | None = None,
-    begin: Callable[[Any, Caller], Pending] | None = None,
-) -> "grpc.RpcMethodHandler[bytes, bytes]":
-    """Wrap an RPC function; with ``begin``, also as a call for the fast lane."""
+class _Gate:
+    """Counts requests in flight, so that more than can be served are turned away at once."""
 
-    def call(data: bytes, context: grpc.ServicerContext) -> bytes:
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside >= self._most:
+                raise UnavailableError(f"{self._most} requests are in flight; try again")
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+
+
+class _Call:
+    """One RPC function as gRPC sees it."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        method: Method,
+        kind: type[Message],
+        lane: FastLane,
+        gate: _Gate,
+        writer: Writer,
+        begin: Callable[[Any, Caller], Pending] | None,
+    ) -> None:
+        self._method = method
+        self._kind = kind
+        self._lane = lane
+        self._gate = gate
+        self._writer = writer
+        self._begin = begin
+
+    def handler(self) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Give the handler; its ``begin`` is for the fast lane, the rest for without."""
+
+        def call(data: bytes, context: grpc.ServicerContext) -> bytes:
+            answers: list[bytes | status_pb2.Status] = []
+            self._run(data, context, answers.append)
+            [answer] = answers
+            if isinstance(answer, bytes):
+                return answer
+            details = ((status.DETAILS_KEY, answer.SerializeToString()),)
+            context.set_trailing_metadata(details)
+            context.abort(status.CODES[answer.code], answer.message)
+            raise AssertionError("abort returned")
+
+        call.begin = self._take  # type: ignore[attr-defined]
+        return grpc.unary_unary_rpc_method_handler(call)
+
+    def _take(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
+        """Begin a call in the polling thread, or give it a thread."""
+        if self._begin is not None and len(data) <= SMALL:
+            self._start(data, context, reply, self._begin)
+            return
+        try:
+            self._lane.submit(self._run, data, context, reply)
+        except RuntimeError:  # the pool is shut down
+            reply(status.to_status(UnavailableError("the server is shutting down")))
+
+    def _run(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
+        """Carry a call from start to end in this thread."""
+        try:
+            self._gate.enter()
+        except UnavailableError as error:
+            reply(status.to_status(error))
+            return
+        answer: bytes | status_pb2.Status
         try:
             _check_deadline(context)
-            answer = method(convert.parse(kind, data), Caller(DEFAULT_TENANT))
-            return answer.SerializeToString()
+            message = convert.parse(self._kind, data)
+            answer = self._method(message, Caller(DEFAULT_TENANT)).SerializeToString()
         except Exception as error:  # noqa: BLE001
-            failed = _failed(error, kind)
-        context.set_trailing_metadata(((status.DETAILS_KEY, failed.SerializeToString()),))
-        context.abort(status.CODES[failed.code], failed.message)
-        raise AssertionError("abort returned")
+            answer = _failed(error, self._kind)
+        finally:
+            self._gate.leave()
+        reply(answer)
 
-    def start(data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
+    def _start(
+        self,
+        data: bytes,
+        context: grpc.ServicerContext,
+        reply: Reply,
+        begin: Callable[[Any, Caller], Pending],
+    ) -> None:
+        """Begin a call that the writer's thread will answer."""
+
         def finish() -> None:
+            self._gate.leave()
             try:
                 reply(pending.answer().SerializeToString())
             except Exception as error:  # noqa: BLE001
-                reply(_failed(error, kind))
+                reply(_failed(error, self._kind))
 
         try:
+            self._gate.enter()
+        except UnavailableError as error:
+            reply(status.to_status(error))
+            return
+        try:
             _check_deadline(context)
-            assert begin is not None and writer is not None  # noqa: S101
-            pending = begin(convert.parse(kind, data), Caller(DEFAULT_TENANT))
+            pending = begin(convert.parse(self._kind, data), Caller(DEFAULT_TENANT))
             pending.job.on_done = finish
-            writer.submit(pending.job)
+            self._writer.submit(pending.job)
         except Exception as error:  # noqa: BLE001
-            reply(_failed(error, kind))
+            self._gate.leave()
+            reply(_failed(error, self._kind))
 
-    if begin is not None:
-        call.begin = start  # type: ignore[attr-defined]
-    return grpc.unary_unary_rpc_method_handler(call)
+
+def _aside(servicer: T, pool: ThreadPoolExecutor) -> T:
+    """Let a servicer's methods run in a pool of their own, so that no load can hold them up."""
+    kind = type(servicer)
+    methods = {}
+    for name in ("Check", "Watch", "List", "ServerReflectionInfo"):
+        original = getattr(kind, name, None)
+        if original is not None:
+            methods[name] = _copied(original, pool)
+    servicer.__class__ = type(kind.__name__, (kind,), methods)
+    return servicer
+
+
+def _copied(original: Callable[..., Any], pool: ThreadPoolExecutor) -> Callable[..., Any]:
+    def method(self: object, request: Any, context: Any) -> Any:  # noqa: ANN401
+        return original(self, request, context)
+
+    method.experimental_thread_pool = pool  # type: ignore[attr-defined]
+    return method
 
 
 def _failed(error: Exception, kind: type[Message]) -> status_pb2.Status:
     """Give the status of an error; a bug is logged, and tells the caller nothing."""
     if isinstance(error, BanditError):
         return status.to_status(error)
+    if (known := storage_error(error)) is not None:
+        log.error("%s: %s", kind.DESCRIPTOR.name, known)
+        return status.to_status(known)
     log.error("unexpected error in %s", kind.DESCRIPTOR.name, exc_info=error)
     return status.internal()
 

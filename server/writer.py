@@ -120,6 +120,7 @@ class Writer:
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._stopped = False
+        self._door = threading.Lock()
         self._connection: Connection | None = None
 
     def start(self) -> None:
@@ -128,8 +129,9 @@ class Writer:
 
     def stop(self) -> None:
         """Write what waits, then end."""
-        self._stopped = True
-        self._queue.put(None)
+        with self._door:
+            self._stopped = True
+            self._queue.put(None)
         self._thread.join()
 
     def write(self, job: Job[T]) -> T:
@@ -157,9 +159,10 @@ class Writer:
         UnavailableError
             If the writer has stopped.
         """
-        if self._stopped:
-            raise UnavailableError("the server is shutting down")
-        self._queue.put(job)
+        with self._door:
+            if self._stopped:
+                raise UnavailableError("the server is shutting down")
+            self._queue.put(job)
 
     def call(self, function: Callable[[Connection], T]) -> T:
         """Run a function on the writing connection and wait until it is durable."""
@@ -196,25 +199,29 @@ class Writer:
         return jobs
 
     def _commit(self, jobs: list[Job[Any]]) -> None:
+        _decide([job for job in jobs if isinstance(job, AppendDecisions)])
+        sound = [job for job in jobs if job.error is None]
         try:
-            _decide([job for job in jobs if isinstance(job, AppendDecisions)])
             try:
-                self._transact(jobs, _append)
+                self._transact(sound, _append)
             except IntegrityError:  # a request id seen before: look first, then write
-                self._transact(jobs, _merge)
+                self._transact(sound, _merge)
             self._note(is_healthy=True)
         except SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             log.error("%d jobs failed to commit: %s", len(jobs), cause)  # noqa: TRY400
-            for job in jobs:
+            for job in sound:
                 job.error = UnavailableError("the database did not take the write; try again")
             self._note(is_healthy=False)
         except Exception:
             log.exception("the writer met a bug")
-            for job in jobs:
+            for job in sound:
                 job.error = RuntimeError("internal error in the writer")
         for job in jobs:
-            job.on_done()
+            try:
+                job.on_done()
+            except Exception:
+                log.exception("a caller could not be told")
 
     def _note(self, *, is_healthy: bool) -> None:
         if is_healthy != self._is_healthy:
@@ -254,9 +261,23 @@ class Writer:
 def _decide(jobs: list[AppendDecisions]) -> None:
     """Let the engine decide what is not yet decided."""
     waiting = [job for job in jobs if not job.decisions]
-    if waiting:
+    try:
         for job, rows in zip(waiting, decide([job.plan for job in waiting]), strict=True):
             job.decisions = rows
+    except Exception:
+        log.exception("the engine met a bug; deciding one by one")
+        for job in waiting:
+            _decide_alone(job)
+
+
+def _decide_alone(job: AppendDecisions) -> None:
+    """Decide for one plan; a bug is its own, and not that of those who wait with it."""
+    try:
+        [job.decisions] = decide([job.plan])
+    except BanditError as error:
+        job.error = error
+    except Exception:  # noqa: BLE001  logged by the caller
+        job.error = RuntimeError("internal error in the engine")
 
 
 J = TypeVar("J", bound="AppendDecisions | AppendEvents")

@@ -5,7 +5,6 @@ earned, and it may learn from it; all other rows are passed over. On a uniform l
 unbiased (Li, Chu, Langford & Wang, WSDM 2011).
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -45,12 +44,7 @@ class Replayed:
     @property
     def sample(self) -> Sample:
         """The matched outcomes as a sample."""
-        return sample(self.matched)
-
-
-def sample(values: Sequence[float]) -> Sample:
-    """Sum up outcomes."""
-    return Sample(len(values), math.fsum(values), math.fsum(v * v for v in values))
+        return Sample.of(self.matched)
 
 
 def replay(
@@ -86,7 +80,7 @@ def replay(
 def constants(rows: Sequence[Row], reward: str) -> dict[str, Sample]:
     """Give what every constant arm earned, and ``uniform``: all rows."""
     arms = {
-        variant: sample([r.outcomes[reward] for r in rows if r.variant == variant])
+        variant: Sample.of([r.outcomes[reward] for r in rows if r.variant == variant])
         for variant in sorted({row.variant for row in rows})
     }
-    return {"uniform": sample([row.outcomes[reward] for row in rows]), **arms}
+    return {"uniform": Sample.of([row.outcomes[reward] for row in rows]), **arms}

@@ -1912,12 +1912,12 @@ class GroupReport(_message.Message):
     contacts: _builtins.int
     """Decisions that sent something."""
     outcomes: _builtins.int
-    """Closed outcomes, fallbacks left out."""
+    """Closed outcomes of decisions made while the experiment chose (not paused, not stale)."""
     mean: _builtins.float
     """Mean outcome, in the outcome's own unit; not set without outcomes."""
     @_builtins.property
     def interval(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Ends of a 95 % interval of the mean; not set with fewer than two outcomes."""
+        """Ends of a 95 % interval of the mean, by customers; not set with fewer than two."""
 
     def __init__(
         self,

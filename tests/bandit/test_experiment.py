@@ -188,8 +188,9 @@ NOTHING_LEFT = (NO_A, NO_B)
     ("group", "refused", "exclusions", "action", "reason"),
     [
         (Group.NO_CONTACT, None, (), None, Reason.NO_CONTACT_GROUP),
-        (Group.NO_CONTACT, PAUSED, (), None, Reason.NO_CONTACT_GROUP),
-        (Group.NO_CONTACT, STALE, NOTHING_LEFT, None, Reason.NO_CONTACT_GROUP),
+        (Group.NO_CONTACT, PAUSED, (), None, PAUSED),
+        (Group.NO_CONTACT, STALE, NOTHING_LEFT, None, STALE),
+        (Group.NO_CONTACT, None, NOTHING_LEFT, None, Reason.NO_ELIGIBLE_ACTION),
         (Group.BASELINE, None, (), 0, Reason.BASELINE_GROUP),
         (Group.BASELINE, None, (NO_B,), 0, Reason.BASELINE_GROUP),
         (Group.BASELINE, None, (NO_A,), 2, Reason.NO_ELIGIBLE_ACTION),

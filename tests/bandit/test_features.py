@@ -135,7 +135,7 @@ def test_every_weight_has_its_terms_prior():
         ((), "1 to 16"),
         (("variant:context", "context:variant", "channel"), "repeated"),
         (("context:variant",), "no term names channel"),
-        (("variant:channel",), "2500 shared weights"),
+        (("variant:channel",), "2500 weights in a block"),
         (("context:variant:channel",), "statistics"),
     ],
 )

@@ -47,7 +47,7 @@ def one(connection: Connection) -> int:
 
 
 def add(connection: Connection, name: str) -> int:
-    row, _ = catalogue.add_experiment(
+    row = catalogue.add_experiment(
         connection, tenant="t", name=name, request_id=name, spec="{}", now=0
     )
     return int(row.id)
