@@ -98,11 +98,13 @@ class Server:
         deadline.daemon = True
         deadline.start()
         self._is_open = False
-        self._transport.stop(self.settings.grace)
-        self.learner.stop()
-        self.writer.stop()
-        self.database.close()
-        deadline.cancel()
+        try:
+            self._transport.stop(self.settings.grace)
+            self.learner.stop()
+            self.writer.stop()
+            self.database.close()
+        finally:
+            deadline.cancel()
         log.info("stopped")
 
 

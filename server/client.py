@@ -35,6 +35,7 @@ from bandit.spec import ExperimentSpec
 from server import convert
 from server.pb import bandit_pb2 as pb
 from server.pb import bandit_pb2_grpc as stubs
+from server.status import DETAILS_KEY
 
 R = TypeVar("R")
 
@@ -167,6 +168,10 @@ class BanditClient:
         timeout: float = 5.0,
         fallback: ActionName | None = None,
     ) -> None:
+        host, colon, port = address.rpartition(":")
+        if not (host and colon and port.isdigit()):
+            raise InvalidInputError(f"{address[:100]!r} is not host:port", field="address")
+        self._address = address
         self._timeout = timeout
         self._fallback = fallback
         self._channel = grpc.insecure_channel(
@@ -329,14 +334,24 @@ class BanditClient:
                 pause = min(0.025 * 2.0**attempt, 1.0) * random.uniform(0.5, 1.0)  # noqa: S311
                 is_late = time.monotonic() + pause > end
                 if error.code() is not grpc.StatusCode.UNAVAILABLE or is_late:
-                    raise _domain_error(error) from None
+                    raise _domain_error(error, self._address) from None
                 time.sleep(pause)
         raise AssertionError("the loop ends by returning or raising")
 
 
-def _domain_error(error: grpc.RpcError) -> BanditError:
+def _domain_error(error: grpc.RpcError, address: str) -> BanditError:
     kind = _ERRORS.get(error.code(), BanditError)
-    return kind(error.details() or error.code().name.lower())
+    details = error.details() or error.code().name.lower()
+    trailers: Any = error.trailing_metadata() or ()
+    has_answered = any(key == DETAILS_KEY for key, _ in trailers)
+    if kind is UnavailableError and not has_answered:
+        return kind(
+            f"no server answers at {address}; start one with 'banditctl serve', or name another "
+            f"address ({details.splitlines()[0][:200]})"
+        )
+    if kind is DeadlineError and not has_answered:
+        return kind(f"no answer from {address} in time; it may still be starting")
+    return kind(details)
 
 
 def _decide_request(experiment: str, ask: Ask) -> pb.DecideRequest:

@@ -451,10 +451,10 @@ def context_message(values: Values) -> pb.Context:
     """
     message = pb.Context()
     for name, value in values.items():
-        if isinstance(value, bool):
-            message.values[name].flag = value
-        elif isinstance(value, int | float):
-            message.values[name].number = value
+        if isinstance(value, bool | np.bool_):
+            message.values[name].flag = bool(value)
+        elif isinstance(value, int | float | np.number):
+            message.values[name].number = float(value)
         elif isinstance(value, str):
             message.values[name].category = value
         elif value is None:

@@ -118,7 +118,7 @@ def _path(url: URL) -> Path | None:
 
 
 def _locked(path: Path) -> FileLock:
-    lock = FileLock(f"{path}.lock")
+    lock = FileLock(f"{path}.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -175,6 +175,13 @@ def _config() -> Config:
 
 
 def _migrate(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        if verdict != "ok":
+            raise CorruptionError(
+                f"the database is damaged: {' '.join(verdict.split())}; restore a backup",
+                field="database",
+            )
     _check_revision(connection, may_be_old=True)
     config = _config()
     config.attributes["connection"] = connection

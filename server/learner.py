@@ -77,7 +77,8 @@ class Learner:
         """Finish the step under way, then end."""
         self._stopping = True
         self._wake.set()
-        self._thread.join()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
 
     def notify(self) -> None:
         """Say that outcomes were closed, so that the learner need not sleep on."""

@@ -6,6 +6,7 @@ status like every other bad input.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -240,6 +241,9 @@ class _Call:
             _check_deadline(context)
             pending = begin(convert.parse(self._kind, data), Caller(DEFAULT_TENANT))
             pending.job.on_done = finish
+            remaining: float | None = context.time_remaining()
+            if remaining is not None:
+                pending.job.expires = time.monotonic() + remaining
             self._writer.submit(pending.job)
         except Exception as error:  # noqa: BLE001
             self._gate.leave()

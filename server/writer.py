@@ -6,7 +6,9 @@ answered before it is durable, and the cost of a commit is shared.
 """
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import Empty, SimpleQueue
@@ -16,7 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from bandit.errors import BanditError, UnavailableError
+from bandit.errors import BanditError, DeadlineError, UnavailableError
 from bandit.outcome import OutcomeRule
 from server import storage
 from server.deciding import Plan, decide
@@ -37,16 +39,19 @@ class Job(Generic[T]):
 
     Attributes
     ----------
+    expires
+        Monotonic seconds after which nobody waits any more, and nothing is done.
     on_done
         Called by the writer's thread once the job is durable or has failed; never raises.
     """
 
-    __slots__ = ("error", "on_done", "result", "rows")
+    __slots__ = ("error", "expires", "on_done", "result", "rows")
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.result: T | None = None
         self.error: BaseException | None = None
+        self.expires = math.inf
         self.on_done: Callable[[], None]
 
     def outcome(self) -> T:
@@ -132,7 +137,8 @@ class Writer:
         with self._door:
             self._stopped = True
             self._queue.put(None)
-        self._thread.join()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
 
     def write(self, job: Job[T]) -> T:
         """Hand over a job and wait until it is durable.
@@ -199,7 +205,11 @@ class Writer:
         return jobs
 
     def _commit(self, jobs: list[Job[Any]]) -> None:
-        _decide([job for job in jobs if isinstance(job, AppendDecisions)])
+        now = time.monotonic()
+        for job in jobs:
+            if job.expires < now:
+                job.error = DeadlineError("the deadline passed before the work began")
+        _decide([j for j in jobs if isinstance(j, AppendDecisions) and j.error is None])
         sound = [job for job in jobs if job.error is None]
         try:
             try:

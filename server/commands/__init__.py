@@ -2,19 +2,36 @@
 
 import os
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from bandit.errors import BanditError
 from server.commands import decisions, demo, experiments, export, replay, serve, verify
+from server.database import storage_error
 
 app = typer.Typer(
     name="banditctl",
     help="Decide what to say to a customer, where and when; learn from what they do.",
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,  # noqa: FBT002
+) -> None:
+    """Decide what to say to a customer, where and when; learn from what they do."""
+    if version:
+        typer.echo(f"banditctl {metadata.version('banditctl')}")
+        raise typer.Exit
+
+
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.add_typer(experiments.app, name="experiments")
@@ -31,6 +48,9 @@ def run() -> int:
         app(standalone_mode=True)
     except BanditError as error:
         typer.echo(f"error: {error}", err=True)
+        return 1
+    except SQLAlchemyError as error:
+        typer.echo(f"error: {storage_error(error)}", err=True)
         return 1
     except KeyboardInterrupt:
         return 130

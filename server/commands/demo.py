@@ -100,6 +100,7 @@ class _Players:
         self._world = world
         self._played = played
         self._seed = seed
+        self._stopping = False
         self._waiting: list[tuple[float, str]] = []
 
     def play(self, customers: int, clients: int) -> None:
@@ -109,15 +110,20 @@ class _Players:
             parts = [range(k, customers, clients) for k in range(clients)]
             futures = [pool.submit(self._work, part) for part in parts]
             futures[-1].add_done_callback(lambda _: done.set())
-            _watch(self._client, self._spec, self._played, done, customers)
-            for future in futures:
-                future.result()
+            try:
+                _watch(self._client, self._spec, self._played, done, customers)
+                for future in futures:
+                    future.result()
+            finally:
+                self._stopping = True
         while self._waiting:
             self._report_due()
             time.sleep(0.01)
 
     def _work(self, part: Sequence[int]) -> None:
         for i in part:
+            if self._stopping:
+                return
             self._one(i)
             self._report_due()
 

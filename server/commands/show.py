@@ -42,11 +42,13 @@ def interval(ends: Sequence[float], *, as_percent: bool = False) -> str:
 def experiments(found: Sequence[pb.Experiment]) -> Table:
     """Show experiments, a line each."""
     made = table(
-        "Experiments", ["name", "state", "actions", "entries", "snapshot", "learned"], left=2
+        "Experiments",
+        ["name", "state", "combinations", "log entries", "snapshot", "learned"],
+        left=2,
     )
     for one in found:
         actions = one.spec.actions
-        size = len(actions.variants) * len(actions.channels) * len(actions.slots)
+        size = len(actions.variants) * len(actions.channels) * max(len(actions.slots), 1)
         made.add_row(
             one.spec.name,
             pb.State.Name(one.state).removeprefix("STATE_").lower(),

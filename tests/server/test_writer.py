@@ -43,7 +43,7 @@ def writer(database: Database) -> Iterator[Writer]:
 
 @pytest.fixture
 def one(writer: Writer) -> int:
-    row, _ = writer.call(
+    row = writer.call(
         lambda c: catalogue.add_experiment(
             c, tenant="t", name="one", request_id="one", spec="{}", now=0
         )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sims.hillstrom import Row
-from sims.replay import BATCH, Replayed, constants, replay, sample
+from sims.replay import BATCH, Replayed, constants, replay
 
 RATES = {"a": {True: 0.8, False: 0.1}, "b": {True: 0.3, False: 0.4}, "c": {True: 0.2, False: 0.2}}
 ARMS = sorted(RATES)
@@ -115,13 +115,6 @@ def test_what_is_learned_comes_after_what_was_decided():
     rows = uniform_log(3 * BATCH + 1, seed=7)
     list(replay(rows, "visit", 1, decide, lambda _: calls.append("tell")))
     assert calls == ["decide", "tell"] * 4
-
-
-def test_a_sample_sums_up():
-    assert sample([]) == (0, 0.0, 0.0)
-    assert sample([1.0, 2.0, 4.0]) == (3, 7.0, 21.0)
-    found = sample([0.1] * 10)
-    assert found.total == 1.0  # summed exactly
 
 
 def test_constants_are_the_logs_own_means():
