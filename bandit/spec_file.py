@@ -60,7 +60,7 @@ def parse(text: str, form: str) -> ExperimentSpec:
     except InvalidInputError:
         raise
     except (ValueError, yaml.YAMLError, RecursionError) as error:  # of all three parsers
-        raise InvalidInputError(f"this is not {form}: {error}") from None
+        raise InvalidInputError(f"this is not {form}: {' '.join(str(error).split())}") from None
     return from_data(data)
 
 

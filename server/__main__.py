@@ -1,11 +1,13 @@
 """``banditctl``: the command line that ties server, client and simulator together."""
 
 import importlib
+import os
 import sys
 
 
 def main() -> None:
     """Run the command line; end with one line and status 1 on an expected error."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors are told in one line, by us
     try:
         _check_import()
         from server.commands import run

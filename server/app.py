@@ -12,7 +12,7 @@ from bandit.rng import keyed
 from bandit.warm_up import warm_up
 from server import catalogue
 from server.clock import Clock, system_clock
-from server.database import Database
+from server.database import Database, check_url
 from server.learner import Learner
 from server.live import Live
 from server.service import DecisionService, ExperimentService
@@ -42,6 +42,7 @@ class Server:
     def __init__(self, settings: Settings, *, clock: Clock = system_clock) -> None:
         _check_address(settings)
         self.settings = settings
+        check_url(settings.database)
         secret = load_secret(settings)
         self.database = Database(settings.database)
         try:

@@ -120,6 +120,11 @@ def _check_outcomes(connection: Connection, live: LiveExperiment, found: Finding
         facts = storage.facts_before(connection, live.id, rows)
         for row in rows:
             value = rule.outcome(facts.get(row.decision_seq, []), row.decided_at)
+            if row.is_learned != (row.reason in storage.LEARNED_REASONS):
+                found.problems.append(
+                    f"the outcome at {row.seq} is {'' if row.is_learned else 'not '}learned from, "
+                    f"against its decision's reason"
+                )
             if value != row.value:
                 found.problems.append(
                     f"the outcome at {row.seq} is {row.value}, its events give {value}"

@@ -49,7 +49,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
-        self.url = _checked(url)
+        self.url = check_url(url)
         self._lock: FileLock | None = None
         self._held: Connection | None = None
         path = _path(self.url)
@@ -95,7 +95,14 @@ class Database:
             self._lock.release()
 
 
-def _checked(text: str) -> URL:
+def check_url(text: str) -> URL:
+    """Read a database URL.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none, or none that keeps what is written.
+    """
     try:
         url = make_url(text)
         url.get_dialect().import_dbapi()
@@ -118,6 +125,8 @@ def _path(url: URL) -> Path | None:
 
 
 def _locked(path: Path) -> FileLock:
+    if not path.parent.is_dir():
+        raise UnavailableError(f"there is no folder {path.parent}", field="database")
     lock = FileLock(f"{path}.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)

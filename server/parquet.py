@@ -60,9 +60,20 @@ def write(
     OSError
         If it can not be written.
     """
-    spec = live.experiment.spec
     partial = out.with_name(out.name + ".partial")
-    columns = schema(spec.context)
+    try:
+        written = _write(connection, live, partial, step)
+        partial.replace(out)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return written
+
+
+def _write(
+    connection: Connection, live: LiveExperiment, partial: Path, step: Callable[[int], None]
+) -> int:
+    columns = schema(live.experiment.spec.context)
     written, last = 0, 0
     with pq.ParquetWriter(partial, columns) as writer:
         while rows := storage.decided_after(connection, live.id, last, BATCH):
@@ -71,7 +82,6 @@ def write(
             writer.write_table(pa.Table.from_pylist(batch, schema=columns))
             written += len(rows)
             step(len(rows))
-    partial.replace(out)
     return written
 
 

@@ -286,6 +286,7 @@ def unlearned(
             outcomes.c.experiment_id == experiment_id,
             outcomes.c.seq > after,
             outcomes.c.is_learned,
+            decisions.c.action.is_not(None),
         )
         .order_by(outcomes.c.seq)
         .limit(limit)
@@ -492,7 +493,14 @@ def settled_after(
 ) -> Sequence[AnyRow]:
     """Read outcomes with when their decisions were made, in log order."""
     return connection.execute(
-        select(outcomes.c.seq, outcomes.c.value, outcomes.c.decision_seq, decisions.c.decided_at)
+        select(
+            outcomes.c.seq,
+            outcomes.c.value,
+            outcomes.c.is_learned,
+            outcomes.c.decision_seq,
+            decisions.c.decided_at,
+            decisions.c.reason,
+        )
         .join_from(
             outcomes,
             decisions,

@@ -72,6 +72,17 @@ def test_creating_again_does_not_restart(still: Peer):
     assert still.experiment(name).state == pb.STATE_PAUSED
 
 
+def test_no_more_experiments_than_allowed(tmp_path: Path):
+    with Peer(tmp_path, clock=Clock(), max_experiments=2) as peer:
+        first = peer.experiment(peer.create("first", start=False))
+        peer.create("second", start=False)
+        found = refusal(peer.create, "third", start=False)
+        assert (found.code, found.field) == (grpc.StatusCode.FAILED_PRECONDITION, "spec.name")
+        peer.create("first", start=False)  # the same request still gets the first answer
+        assert peer.experiment("first") == first
+        assert [e.spec.name for e in page(peer).experiments] == ["first", "second"]
+
+
 @pytest.mark.parametrize("state", ["draft", "archived"])
 def test_only_started_experiments_decide(still: Peer, state: str):
     name = still.create("idle", start=False)

@@ -1,7 +1,9 @@
 """What gRPC sees: health, reflection, deadlines, ports, and how a server ends."""
 
 import socket
+import sqlite3
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 
 from bandit.errors import InvalidInputError, UnavailableError
 from server.app import Server
@@ -139,6 +142,58 @@ def test_calls_that_were_cancelled_hold_nobody_up(peer: Peer, name: str):
     gate.open()
     assert peer.decide(name, "after").request_id == "after"
     assert peer.reward(name, "e", peer.decide(name, "r99").decision_id).sequence > 0
+
+
+def test_a_full_disk_is_unavailable_until_there_is_room(tmp_path: Path):
+    def pages(most: int | None) -> Callable[[Connection], object]:
+        def limit(connection: Connection) -> None:
+            count = connection.exec_driver_sql("pragma page_count").scalar_one()
+            connection.exec_driver_sql(f"pragma max_page_count = {most or count}")
+
+        return limit
+
+    with Peer(tmp_path) as peer:
+        name = peer.create("on a small disk")
+        health = health_pb2_grpc.HealthStub(peer.channel)
+        one = peer.decide(name, "r0").decision_id
+        peer.server.writer.call(pages(None))
+        requests = [decide_request(name, f"r{i}") for i in range(1, 900)]
+        events = [reward_request(name, f"{i:0120}", one) for i in range(900)]
+        for method, message in (
+            (peer.decisions.BatchDecide, pb.BatchDecideRequest(requests=requests)),
+            (peer.decisions.BatchRecordRewards, pb.BatchRecordRewardsRequest(events=events)),
+        ):
+            found = refusal(method, message)
+            assert (found.code, found.reason, found.retry) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "UNAVAILABLE",
+                True,
+            )
+        assert peer.log_length(name) == 1
+        assert peer.get(name, one).decision.decision_id == one
+        assert health.Check(health_pb2.HealthCheckRequest()).status == NOT_SERVING
+
+        peer.server.writer.call(pages(2**30))
+        assert len(peer.decisions.BatchDecide(pb.BatchDecideRequest(requests=requests)).decisions)
+        assert health.Check(health_pb2.HealthCheckRequest()).status == SERVING
+        assert peer.log_length(name) == 900
+
+
+def test_a_read_that_fails_is_unavailable(peer: Peer, name: str, monkeypatch: pytest.MonkeyPatch):
+    decision = peer.decide(name, "r1")
+
+    def fail() -> None:
+        raise OperationalError("SELECT", {}, sqlite3.OperationalError("disk I/O error"))
+
+    monkeypatch.setattr(peer.server.database.reader, "connect", fail)
+    reads = [
+        lambda: peer.get(name, decision.decision_id),
+        lambda: peer.report(name),
+        lambda: peer.experiment(name),
+    ]
+    found = [refusal(read) for read in reads]
+    assert {one.code for one in found} == {grpc.StatusCode.UNAVAILABLE}
+    assert all(one.retry for one in found)
 
 
 def test_more_callers_than_threads(tmp_path: Path):
