@@ -39,13 +39,14 @@ class LocalServer:
         if secret is not None and not secret_file.exists():
             secret_file.write_bytes(secret)
         command = [sys.executable, "-m", "server", "serve", "--database", self.database]
-        self._process = subprocess.Popen(  # noqa: S603  our own command
-            [*command, "--port", str(port)],
-            stdout=subprocess.PIPE,
-            stderr=self._log.open("ab"),
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603  our own command
+                [*command, "--port", str(port)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
         self.address = self._announced()
 
     @property
@@ -66,6 +67,7 @@ class LocalServer:
         """End the process as a crash would."""
         self._process.kill()
         self._process.wait()
+        self._close()
 
     def stop(self) -> int:
         """Ask the process to drain and end; give its exit status."""
@@ -75,9 +77,12 @@ class LocalServer:
         watchdog.start()
         status = self._process.wait()
         watchdog.cancel()
+        self._close()
+        return status
+
+    def _close(self) -> None:
         if self._process.stdout is not None:
             self._process.stdout.close()
-        return status
 
     def __enter__(self) -> Self:
         return self
