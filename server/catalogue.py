@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import func, insert, null, select, update
 from sqlalchemy.engine import Connection
 
-from bandit.errors import ConflictError, CorruptionError, NotFoundError
+from bandit.errors import ConflictError, CorruptionError, NotFoundError, StateError
 from server.schema import AnyRow, experiments, facts, snapshots
 
 KEPT_POSTERIORS = 3
@@ -34,7 +34,14 @@ class Published(NamedTuple):
 
 
 def add_experiment(  # noqa: PLR0913
-    connection: Connection, *, tenant: str, name: str, request_id: str, spec: str, now: int
+    connection: Connection,
+    *,
+    tenant: str,
+    name: str,
+    request_id: str,
+    spec: str,
+    now: int,
+    most: int = 1_000,
 ) -> AnyRow:
     """Add an experiment in state DRAFT, or give the one this request added before.
 
@@ -42,6 +49,8 @@ def add_experiment(  # noqa: PLR0913
     ------
     ConflictError
         If the name is taken, or the request id was used with another specification.
+    StateError
+        If the tenant has ``most`` experiments.
     """
     columns = experiments.c
     before = connection.execute(
@@ -54,6 +63,9 @@ def add_experiment(  # noqa: PLR0913
                 field="request_id",
             )
         return before
+    count = select(func.count()).where(columns.tenant == tenant)
+    if connection.execute(count).scalar_one() >= most:
+        raise StateError(f"{most} experiments, and no more are allowed", field="spec.name")
     if find_experiment(connection, tenant, name) is not None:
         raise ConflictError(f"an experiment {name!r} exists", field="spec.name")
     row = {

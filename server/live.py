@@ -144,10 +144,6 @@ class Live:
         secret = keyed(self._secret, "tenant", "", tenant.encode())  # no two share draws
         return Experiment(spec_file.parse(written, "json"), secret=secret)
 
-    def count(self, tenant: str) -> int:
-        """Give the number of a tenant's experiments."""
-        return sum(entry.tenant == tenant for entry in self._entries.values())
-
     def find(self, tenant: str, name: str, field: str = "experiment") -> LiveExperiment:
         """Give one experiment; ``field`` is the path that an error names.
 
