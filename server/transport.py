@@ -73,8 +73,6 @@ class Transport:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_metadata_size", 16_384),
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.max_concurrent_streams", 2_000),
             ],
         )
         services = {"DecisionService": decisions, "ExperimentService": experiments}

@@ -3,6 +3,7 @@
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,14 @@ from server.app import Server
 from server.pb import bandit_pb2 as pb
 from server.settings import Settings
 from server.transport import READINESS
-from tests.server.harness import Peer, decide_request, eventually, refusal, reward_request
+from tests.server.harness import (
+    Peer,
+    decide_request,
+    eventually,
+    read_refusal,
+    refusal,
+    reward_request,
+)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -38,7 +46,7 @@ class Gate:
 
     def _wait(self, _: Connection) -> None:
         self._inside.set()
-        self._open.wait(10)
+        self._open.wait(5)
 
     def open(self) -> None:
         self._open.set()
@@ -117,6 +125,7 @@ def test_expired_work_is_not_done(peer: Peer, name: str):
         calls = [decide_request(name, f"r{i}") for i in range(8)]
         found = list(pool.map(lambda r: refusal(peer.decisions.Decide, r, timeout=0.2), calls))
     assert {one.code for one in found} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    time.sleep(0.3)  # the server's deadline is later than the client's by what a message takes
     gate.open()
     peer.decide(name, "after")
     assert peer.log_length(name) == 1
@@ -210,6 +219,27 @@ def test_more_callers_than_threads(tmp_path: Path):
         places = sorted(call.result(timeout=20).decision.sequence for call in calls)
         assert found.status == SERVING
         assert places == list(range(1, 65))
+
+
+@pytest.mark.parametrize("method", ["Decide", "BatchDecide"])
+def test_more_callers_than_can_be_served_are_turned_away_at_once(tmp_path: Path, method: str):
+    with Peer(tmp_path, threads=2, in_flight=8) as peer:
+        name = peer.create("overrun")
+        gate = Gate(peer)
+        asked = [decide_request(name, f"r{i}") for i in range(30)]
+        if method == "BatchDecide":
+            asked = [pb.BatchDecideRequest(requests=[one]) for one in asked]
+        calls = [getattr(peer.decisions, method).future(one) for one in asked]
+        eventually(lambda: sum(call.done() for call in calls) >= 30 - 8, 4)
+        turned_away = [read_refusal(call.exception()) for call in calls if call.done()]
+        gate.open()
+        served = [call for call in calls if not call.exception(timeout=10)]
+        assert {(one.code, one.retry) for one in turned_away} == {
+            (grpc.StatusCode.UNAVAILABLE, True)
+        }
+        assert 0 < len(served) <= 8
+        assert peer.log_length(name) == len(served)
+        assert peer.decide(name, "after").sequence == len(served) + 1
 
 
 def test_a_stop_finishes_what_is_under_way(tmp_path: Path):
