@@ -174,7 +174,7 @@ class _Call:
 
         def call(data: bytes, context: grpc.ServicerContext) -> bytes:
             answers: list[bytes | status_pb2.Status] = []
-            self._run(data, context, answers.append)
+            self._enter_and_run(data, context, answers.append)
             [answer] = answers
             if isinstance(answer, bytes):
                 return answer
@@ -188,21 +188,31 @@ class _Call:
 
     def _take(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
         """Begin a call in the polling thread, or give it a thread."""
+        try:
+            self._gate.enter()
+        except UnavailableError as error:
+            reply(status.to_status(error))
+            return
         if self._begin is not None and len(data) <= SMALL:
             self._start(data, context, reply, self._begin)
             return
         try:
             self._lane.submit(self._run, data, context, reply)
         except RuntimeError:  # the pool is shut down
+            self._gate.leave()
             reply(status.to_status(UnavailableError("the server is shutting down")))
 
-    def _run(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
-        """Carry a call from start to end in this thread."""
+    def _enter_and_run(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
+        """Carry a call that came without the fast lane."""
         try:
             self._gate.enter()
         except UnavailableError as error:
             reply(status.to_status(error))
-            return
+        else:
+            self._run(data, context, reply)
+
+    def _run(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
+        """Carry a call from start to end in this thread."""
         answer: bytes | status_pb2.Status
         try:
             _check_deadline(context)
@@ -230,11 +240,6 @@ class _Call:
             except Exception as error:  # noqa: BLE001
                 reply(_failed(error, self._kind))
 
-        try:
-            self._gate.enter()
-        except UnavailableError as error:
-            reply(status.to_status(error))
-            return
         try:
             _check_deadline(context)
             pending = begin(convert.parse(self._kind, data), Caller(DEFAULT_TENANT))
