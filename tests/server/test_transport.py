@@ -162,6 +162,7 @@ def test_a_full_disk_is_unavailable_until_there_is_room(tmp_path: Path):
         return limit
 
     with Peer(tmp_path) as peer:
+        peer.server.learner.stop()  # whose small writes may still fit, and would say SERVING
         name = peer.create("on a small disk")
         health = health_pb2_grpc.HealthStub(peer.channel)
         one = peer.decide(name, "r0").decision_id
