@@ -39,6 +39,9 @@ from server.status import DETAILS_KEY
 
 R = TypeVar("R")
 
+_RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""Nothing was answered: no server there, or it ended meanwhile; a repeated request is safe."""
+
 _ERRORS: dict[grpc.StatusCode, type[BanditError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
@@ -46,6 +49,7 @@ _ERRORS: dict[grpc.StatusCode, type[BanditError]] = {
     grpc.StatusCode.ABORTED: ChangedError,
     grpc.StatusCode.FAILED_PRECONDITION: StateError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.CANCELLED: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
     grpc.StatusCode.DATA_LOSS: CorruptionError,
 }
@@ -325,7 +329,7 @@ class BanditClient:
         return self._call(self._experiments.GetReport, pb.GetReportRequest(name=name))
 
     def _call(self, method: Callable[..., R], request: Any) -> R:  # noqa: ANN401  a message
-        """Call with a deadline over all tries; retry UNAVAILABLE with a growing, jittered pause."""
+        """Call with a deadline over all tries; retry with a growing, jittered pause."""
         end = time.monotonic() + self._timeout
         for attempt in count():
             try:
@@ -333,7 +337,7 @@ class BanditClient:
             except grpc.RpcError as error:
                 pause = min(0.025 * 2.0**attempt, 1.0) * random.uniform(0.5, 1.0)  # noqa: S311
                 is_late = time.monotonic() + pause > end
-                if error.code() is not grpc.StatusCode.UNAVAILABLE or is_late:
+                if error.code() not in _RETRIED or is_late:
                     raise _domain_error(error, self._address) from None
                 time.sleep(pause)
         raise AssertionError("the loop ends by returning or raising")
