@@ -10,7 +10,7 @@ import struct
 import numpy as np
 
 from bandit.errors import CorruptionError
-from bandit.kernels import Floats
+from bandit.kernels.compiling import Floats
 from bandit.posterior import Posterior
 
 MAGIC = b"BNDP"

@@ -15,7 +15,7 @@ from bandit import rng
 from bandit.actions import Exclusion
 from bandit.decision import Decision, Group, Reason
 from bandit.errors import InvalidInputError
-from bandit.kernels import Bools, Floats
+from bandit.kernels.compiling import Bools, Floats
 from bandit.policy import ActionName, Uniform
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Outcomes, Posterior
 from bandit.snapshot import Asked, Choices, Snapshot, publish

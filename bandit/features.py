@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandit import kernels
 from bandit.actions import FACTORS, ActionSpace
 from bandit.context import ContextSchema
 from bandit.errors import InvalidInputError
-from bandit.kernels import Bools, Cells, Floats, Ints
+from bandit.kernels import contexts
+from bandit.kernels.compiling import Bools, Cells, Floats, Ints
 
 MAX_TERMS = 16
 MAX_WEIGHTS = 2_048
@@ -113,10 +113,10 @@ class Encoder:
         for i, field in enumerate(schema.fields):
             low, high = field.bounds or (field.period or 0.0, 0.0)
             kind = {
-                "number": kernels.LOG_NUMBER if field.scale == "log1p" else kernels.NUMBER,
-                "category": kernels.CATEGORY,
-                "flag": kernels.FLAG,
-                "cyclic": kernels.CYCLIC,
+                "number": contexts.LOG_NUMBER if field.scale == "log1p" else contexts.NUMBER,
+                "category": contexts.CATEGORY,
+                "flag": contexts.FLAG,
+                "cyclic": contexts.CYCLIC,
             }[field.kind]
             columns = {
                 "category": [f"{field.name}={level}" for level in (*field.levels, "(other)")],
@@ -138,7 +138,7 @@ class Encoder:
         -----
         O(n (fields + width)).
         """
-        return kernels.encode(rows, self._table, self.width)
+        return contexts.encode(rows, self._table, self.width)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from typing import Protocol
 
 import numpy as np
 
-from bandit import kernels
 from bandit.actions import ActionSpace
 from bandit.errors import InvalidInputError, NotFoundError
 from bandit.features import Term
+from bandit.kernels import deciding
 from bandit.posterior import Noise
 from bandit.snapshot import Asked, Belief, Choices
 
@@ -133,7 +133,7 @@ class Uniform:
 
     def choose(self, belief: Belief, asked: Asked, *, propensities: bool) -> Choices:  # noqa: ARG002
         """Choose without looking at the belief."""
-        return Choices(*kernels.decide_uniform(asked.which, asked.masks, asked.streams))
+        return Choices(*deciding.decide_uniform(asked.which, asked.masks, asked.streams))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Fixed:
         held = masks[:, self.action].copy()
         masks[held] = False
         masks[held, self.action] = True
-        return Choices(*kernels.decide_uniform(asked.which, masks, asked.streams))
+        return Choices(*deciding.decide_uniform(asked.which, masks, asked.streams))
 
 
 def build(spec: PolicySpec, space: ActionSpace, *, is_joint: bool) -> Policy:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandit import kernels
 from bandit.errors import CorruptionError, InvalidInputError
 from bandit.features import FeatureMap
-from bandit.kernels import Floats, Ints
+from bandit.kernels import factors, folding
+from bandit.kernels.compiling import Floats, Ints
 
 LARGEST_OUTCOME = 1e15
 
@@ -199,10 +199,10 @@ class GaussianPosterior(Posterior):
         weights = np.ones(len(rewards))
         state = self.precision, self.shift, self.sums
         if self.features.is_disjoint:
-            kernels.fold_dense(x, actions, rewards, weights, *state)
+            folding.fold_dense(x, actions, rewards, weights, *state)
         else:
             f = self.features
-            kernels.fold_sparse(x, actions, rewards, weights, f.cells, f.offsets, f.crossed, *state)
+            folding.fold_sparse(x, actions, rewards, weights, f.cells, f.offsets, f.crossed, *state)
 
     def moments(self) -> Moments:
         """Derive means, factors and the noise estimate."""
@@ -210,8 +210,8 @@ class GaussianPosterior(Posterior):
         mean, lower = np.empty((b, m)), np.empty((b, m, m))
         residual = 0.0
         for i in range(b):
-            lower[i] = kernels.cholesky(self.precision[i], self.features.prior_precision)
-            mean[i], explained = kernels.solve_mean(lower[i], self.shift[i])
+            lower[i] = factors.cholesky(self.precision[i], self.features.prior_precision)
+            mean[i], explained = factors.solve_mean(lower[i], self.shift[i])
             residual += max(self.sums[i, 1] - explained, 0.0)
         shape = self.noise.shape + 0.5 * float(self.sums[:, 0].sum())
         scale = self.noise.scale + 0.5 * residual
@@ -247,7 +247,7 @@ class BetaBernoulliPosterior(Posterior):
         rewards = outcomes.rewards
         if not ((rewards >= 0.0) & (rewards <= 1.0)).all():
             raise InvalidInputError("Beta-Bernoulli outcomes must be in [0, 1]", field="outcomes")
-        kernels.fold_counts(outcomes.actions, rewards, self.counts)
+        folding.fold_counts(outcomes.actions, rewards, self.counts)
 
     def parameters(self) -> tuple[Floats, Floats]:
         """Give the Beta parameters of every action, two arrays of shape (k,)."""

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import special
 
-from bandit.kernels import Floats
+from bandit.kernels.compiling import Floats
 
 NODES: Floats = np.column_stack(np.polynomial.legendre.leggauss(8))
 """Gauss-Legendre nodes and weights on [-1, 1], shape (8, 2)."""

@@ -10,10 +10,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from bandit import kernels, propensity
+from bandit import propensity
 from bandit.errors import BanditError, CorruptionError
 from bandit.features import FeatureMap
-from bandit.kernels import Bools, Floats, Ints, Words
+from bandit.kernels import deciding, factors
+from bandit.kernels.compiling import Bools, Floats, Ints, Words
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Posterior
 
 
@@ -75,12 +76,12 @@ class IndependentScores:
         """Decide with propensities exact to about 1e-10 (piecewise Gauss-Legendre)."""
         nodes, marks = propensity.NODES, propensity.MARKS
         return Choices(
-            *kernels.decide_independent(*asked, self.mean, self.root, nodes, marks, floor)
+            *deciding.decide_independent(*asked, self.mean, self.root, nodes, marks, floor)
         )
 
     def draw(self, asked: Asked, floor: float) -> Choices:
         """Draw one score per arm and take the best."""
-        return Choices(kernels.draw_independent(*asked, self.mean, self.root, floor), None)
+        return Choices(deciding.draw_independent(*asked, self.mean, self.root, floor), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +102,7 @@ class SampleBank:
         """Decide by the shares of wins, mixed with the floor."""
         f = self.features
         return Choices(
-            *kernels.decide_joint(
+            *deciding.decide_joint(
                 *asked, self.bank, f.offsets, f.crossed, f.counts, *f.planes, floor
             )
         )
@@ -109,7 +110,7 @@ class SampleBank:
     def draw(self, asked: Asked, floor: float) -> Choices:
         """Take the best action of one member of the bank."""
         f = self.features
-        actions = kernels.draw_joint(
+        actions = deciding.draw_joint(
             *asked, self.bank, f.offsets, f.crossed, f.counts, *f.planes, floor
         )
         return Choices(actions, None)
@@ -131,7 +132,7 @@ class TabulatedScores:
         """Decide with exact propensities."""
         _, which, masks, streams = asked
         return Choices(
-            *kernels.decide_tabulated(which, masks, streams, self.cdf, self.density, floor)
+            *deciding.decide_tabulated(which, masks, streams, self.cdf, self.density, floor)
         )
 
     def draw(self, asked: Asked, floor: float) -> Choices:
@@ -195,10 +196,10 @@ def _gaussian(
     mean, lower, variance, _, _ = posterior.moments()
     scale = exploration * float(np.sqrt(variance))
     if not posterior.features.is_disjoint:
-        bank = kernels.draw_bank(mean[0], lower[0], scale, stream, draws)
+        bank = factors.draw_bank(mean[0], lower[0], scale, stream, draws)
         _check_finite(bank)
         return SampleBank(bank, posterior.features)
-    roots = [scale * kernels.invert_lower(factor) for factor in lower]
+    roots = [scale * factors.invert_lower(factor) for factor in lower]
     root = np.ascontiguousarray(np.array(roots).T)
     _check_finite(mean, root)
     return IndependentScores(np.ascontiguousarray(mean.T), root)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandit import kernels, propensity, rng
+from bandit import propensity, rng
 from bandit.experiment import Experiment
+from bandit.kernels import deciding
 from bandit.spec_file import from_data
 from bandit.warm_up import warm_up
 
@@ -67,11 +68,11 @@ def run() -> list[Timing]:
         )
 
     return [
-        Timing("kernel: one draw", measure(lambda: kernels.draw_independent(*arrays, 0.0)), 10.0),
+        Timing("kernel: one draw", measure(lambda: deciding.draw_independent(*arrays, 0.0)), 10.0),
         Timing(
             "kernel: exact propensities",
             measure(
-                lambda: kernels.decide_independent(
+                lambda: deciding.decide_independent(
                     *arrays, propensity.NODES, propensity.MARKS, 0.0
                 ),
                 number=300,

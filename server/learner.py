@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from bandit import encoding
 from bandit.errors import BanditError, ConflictError
-from bandit.kernels import Floats
+from bandit.kernels.compiling import Floats
 from bandit.posterior import Posterior
 from server import catalogue, storage
 from server.catalogue import Published, State

@@ -9,7 +9,7 @@ from bandit.actions import FACTORS, ActionSpace, Level
 from bandit.context import ContextField, ContextSchema
 from bandit.errors import InvalidInputError
 from bandit.features import Encoder, FeatureMap, Term, default_terms
-from bandit.kernels import Floats
+from bandit.kernels.compiling import Floats
 
 NAMES = ("context", *FACTORS)
 

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from bandit import kernels, rng
-from bandit.kernels import CATEGORY, CYCLIC, FLAG, LOG_NUMBER, NUMBER, Bools, Floats, Ints
+from bandit import rng
+from bandit.kernels import arithmetic, contexts, factors, folding, propensities, scoring, streams
+from bandit.kernels.compiling import Bools, Floats, Ints
+from bandit.kernels.contexts import CATEGORY, CYCLIC, FLAG, LOG_NUMBER, NUMBER
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(1, 12)
@@ -32,37 +34,39 @@ def factor(random: np.random.Generator, m: int) -> tuple[Floats, Floats, Floats]
 
 @given(x=st.floats(2.3e-308, 1.7e308))
 def test_log_matches_numpy(x: float):
-    np.testing.assert_allclose(kernels.log(x), np.log(x), rtol=1e-15, atol=1e-300)
+    np.testing.assert_allclose(arithmetic.log(x), np.log(x), rtol=1e-15, atol=1e-300)
 
 
 @given(x=st.floats(-1e-3, 1e-3))
 def test_log_is_relatively_exact_near_one(x: float):
-    np.testing.assert_allclose(kernels.log(1.0 + x), np.log(1.0 + x), rtol=1e-15)
+    np.testing.assert_allclose(arithmetic.log(1.0 + x), np.log(1.0 + x), rtol=1e-15)
 
 
 @given(turns=st.floats(-3, 3))
 def test_sin_cos_match_numpy(turns: float):
     turns = np.round(turns * 2**30) / 2**30  # so that the fraction of a turn is exact
     expected = np.sin(2 * np.pi * (turns % 1.0)), np.cos(2 * np.pi * (turns % 1.0))
-    np.testing.assert_allclose(kernels.sin_cos(turns), expected, atol=1e-15)
+    np.testing.assert_allclose(arithmetic.sin_cos(turns), expected, atol=1e-15)
 
 
 @pytest.mark.parametrize("eighth", range(-8, 17))
 def test_sin_cos_are_exact_on_the_quarters(eighth: int):
-    sine, cosine = kernels.sin_cos(eighth / 8)
+    sine, cosine = arithmetic.sin_cos(eighth / 8)
     quarter = {0: (0, 1), 2: (1, 0), 4: (0, -1), 6: (-1, 0)}.get(eighth % 8)
     assert quarter is None or (sine, cosine) == quarter
 
 
 @given(p=st.floats(1e-300, 1.0, exclude_max=True))
 def test_normal_quantile_matches_scipy(p: float):
-    np.testing.assert_allclose(kernels.normal_quantile(p), special.ndtri(p), rtol=2e-14, atol=1e-16)
+    np.testing.assert_allclose(
+        arithmetic.normal_quantile(p), special.ndtri(p), rtol=2e-14, atol=1e-16
+    )
 
 
 @given(exponent=st.floats(-300, -0.31))
 def test_normal_quantile_matches_scipy_far_out(exponent: float):
     p = 10.0**exponent
-    np.testing.assert_allclose(kernels.normal_quantile(p), special.ndtri(p), rtol=2e-14)
+    np.testing.assert_allclose(arithmetic.normal_quantile(p), special.ndtri(p), rtol=2e-14)
 
 
 # --- random numbers by name -------------------------------------------------------------
@@ -88,38 +92,38 @@ def test_philox_gives_the_known_answers_of_random123(
     counter: tuple[int, ...], key: tuple[int, ...], expected: tuple[int, ...]
 ):
     block = np.uint64(counter[0] | counter[1] << 32)
-    assert kernels.philox(stream(*key, *counter[2:]), block) == expected
+    assert streams.philox(stream(*key, *counter[2:]), block) == expected
 
 
 @given(block=st.integers(0, 2**62))
 def test_blocks_wider_than_a_word_do_not_repeat(block: int):
     name = stream(1, 2, 3, 4)
-    assert kernels.philox(name, block) != kernels.philox(name, block + 2**32)
+    assert streams.philox(name, block) != streams.philox(name, block + 2**32)
 
 
 def test_units_below_a_half_are_the_middles_of_53_bit_cells():
-    assert kernels.to_unit(np.uint64(0), np.uint64(0)) == 2.0**-54
-    assert kernels.to_unit(np.uint64(2**30), np.uint64(0)) == 0.25 + 2.0**-54
-    assert kernels.to_unit(np.uint64(0), np.uint64(2**11)) == 1.5 * 2.0**-53
+    assert streams.to_unit(np.uint64(0), np.uint64(0)) == 2.0**-54
+    assert streams.to_unit(np.uint64(2**30), np.uint64(0)) == 0.25 + 2.0**-54
+    assert streams.to_unit(np.uint64(0), np.uint64(2**11)) == 1.5 * 2.0**-53
 
 
 def test_units_stay_below_one():
-    assert kernels.to_unit(np.uint64(2**32 - 1), np.uint64(2**32 - 1)) < 1.0
+    assert streams.to_unit(np.uint64(2**32 - 1), np.uint64(2**32 - 1)) < 1.0
 
 
 @given(n=st.integers(0, 9), first=st.integers(0, 2**40), seed=SEEDS)
 def test_normals_are_quantiles_of_the_words(n: int, first: int, seed: int):
     name, z = stream(seed, 1, 2, 3), np.empty(n)
-    kernels.fill_normals(name, first, z)
+    streams.fill_normals(name, first, z)
     for i in range(n):
-        w = kernels.philox(name, first + i // 2)[2 * (i % 2) :][:2]
-        assert z[i] == kernels.normal_quantile(kernels.to_unit(*map(np.uint64, w)))
+        w = streams.philox(name, first + i // 2)[2 * (i % 2) :][:2]
+        assert z[i] == arithmetic.normal_quantile(streams.to_unit(*map(np.uint64, w)))
 
 
 def test_a_longer_fill_begins_like_a_shorter_one():
     short, long = np.empty(5), np.empty(8)
-    kernels.fill_normals(stream(1, 2, 3, 4), 7, short)
-    kernels.fill_normals(stream(1, 2, 3, 4), 7, long)
+    streams.fill_normals(stream(1, 2, 3, 4), 7, short)
+    streams.fill_normals(stream(1, 2, 3, 4), 7, long)
     np.testing.assert_array_equal(long[:5], short)
 
 
@@ -159,12 +163,12 @@ def encoded(row: tuple[float, ...]) -> list[float]:
 
 @given(rows=st.lists(ROWS, min_size=1, max_size=4))
 def test_encode_matches_plain_python(rows: list[tuple[float, ...]]):
-    x = kernels.encode(np.array(rows), np.array(KINDS, dtype=np.float64), 14)
+    x = contexts.encode(np.array(rows), np.array(KINDS, dtype=np.float64), 14)
     np.testing.assert_allclose(x, [encoded(row) for row in rows], atol=1e-12)
 
 
 def test_no_fields_leave_the_intercept():
-    x = kernels.encode(np.zeros((3, 0)), np.zeros((0, 6)), 1)
+    x = contexts.encode(np.zeros((3, 0)), np.zeros((0, 6)), 1)
     np.testing.assert_array_equal(x, np.ones((3, 1)))
 
 
@@ -177,7 +181,7 @@ def test_fold_dense_matches_weighted_least_squares(n: int, d: int, b: int, seed:
     x, r, w = random.standard_normal((n, d)), random.standard_normal(n), random.uniform(0, 2, n)
     block = random.integers(0, b, n)
     p, h, s = np.zeros((b, d, d)), np.zeros((b, d)), np.zeros((b, 2))
-    kernels.fold_dense(x, block, r, w, p, h, s)
+    folding.fold_dense(x, block, r, w, p, h, s)
     for i in range(b):
         mine = block == i
         xw = x[mine] * w[mine, None]
@@ -213,7 +217,7 @@ def test_fold_sparse_matches_the_explicit_design(n: int, d: int, seed: int):
     action, m = random.integers(0, 6, n), 4 * d + 8
     r, w = random.standard_normal(n), random.uniform(0, 2, n)
     p, h, s = np.zeros((1, m, m)), np.zeros((1, m)), np.zeros((1, 2))
-    kernels.fold_sparse(x, action, r, w, *joint_terms(d), p, h, s)
+    folding.fold_sparse(x, action, r, w, *joint_terms(d), p, h, s)
     phi = joint_design(x, action)
     np.testing.assert_allclose(p[0], np.tril((phi * w[:, None]).T @ phi), atol=1e-12)
     np.testing.assert_allclose(h[0], phi.T @ (w * r), atol=1e-12)
@@ -222,7 +226,7 @@ def test_fold_sparse_matches_the_explicit_design(n: int, d: int, seed: int):
 
 def test_counts_split_a_reward_into_success_and_failure():
     counts = np.zeros((2, 2))
-    kernels.fold_counts(np.array([0, 1, 0]), np.array([1.0, 0.25, 0.0]), counts)
+    folding.fold_counts(np.array([0, 1, 0]), np.array([1.0, 0.25, 0.0]), counts)
     np.testing.assert_array_equal(counts, [[1.0, 1.0], [0.25, 0.75]])
 
 
@@ -232,7 +236,7 @@ def test_counts_split_a_reward_into_success_and_failure():
 @given(m=SIZES, seed=SEEDS)
 def test_cholesky_matches_numpy_and_reads_the_lower_triangle(m: int, seed: int):
     p, prior, dense = factor(np.random.default_rng(seed), m)
-    lower = kernels.cholesky(p + np.triu(np.full((m, m), np.nan), 1), prior)
+    lower = factors.cholesky(p + np.triu(np.full((m, m), np.nan), 1), prior)
     np.testing.assert_allclose(lower, np.linalg.cholesky(dense), rtol=1e-9, atol=1e-12)
 
 
@@ -241,7 +245,7 @@ def test_solve_mean_matches_numpy(m: int, seed: int):
     random = np.random.default_rng(seed)
     _, _, dense = factor(random, m)
     h = random.standard_normal(m)
-    mean, explained = kernels.solve_mean(np.linalg.cholesky(dense), h)
+    mean, explained = factors.solve_mean(np.linalg.cholesky(dense), h)
     expected = np.linalg.solve(dense, h)
     np.testing.assert_allclose(mean, expected, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(explained, expected @ dense @ expected, rtol=1e-8)
@@ -250,7 +254,7 @@ def test_solve_mean_matches_numpy(m: int, seed: int):
 @given(m=SIZES, seed=SEEDS)
 def test_invert_lower_packs_the_inverse_by_rows(m: int, seed: int):
     lower = np.linalg.cholesky(factor(np.random.default_rng(seed), m)[2])
-    packed = kernels.invert_lower(lower)
+    packed = factors.invert_lower(lower)
     np.testing.assert_allclose(
         packed, np.linalg.inv(lower)[np.tril_indices(m)], rtol=1e-8, atol=1e-10
     )
@@ -262,8 +266,8 @@ def test_draw_bank_solves_for_the_streams_normals(m: int, draws: int, scale: flo
     lower, mean = np.linalg.cholesky(factor(random, m)[2]), random.standard_normal(m)
     name, z = stream(seed, 5, 6, 7), np.empty((m, draws))
     for i in range(m):
-        kernels.fill_normals(name, i * ((draws + 1) // 2), z[i])
-    bank = kernels.draw_bank(mean, lower, scale, name, draws)
+        streams.fill_normals(name, i * ((draws + 1) // 2), z[i])
+    bank = factors.draw_bank(mean, lower, scale, name, draws)
     expected = mean[:, None] + scale * np.linalg.solve(lower.T, z)
     np.testing.assert_allclose(bank, expected, rtol=1e-8, atol=1e-9)
 
@@ -276,9 +280,9 @@ def test_score_moments_match_the_quadratic_form(d: int, k: int, seed: int):
     random = np.random.default_rng(seed)
     x, mean = random.standard_normal(d), random.standard_normal((d, k))
     precisions = [factor(random, d)[2] for _ in range(k)]
-    root = np.array([kernels.invert_lower(np.linalg.cholesky(p)) for p in precisions])
+    root = np.array([factors.invert_lower(np.linalg.cholesky(p)) for p in precisions])
     centre, spread = np.empty(k), np.empty(k)
-    kernels.score_moments(x, mean, np.ascontiguousarray(root.T), centre, spread)
+    scoring.score_moments(x, mean, np.ascontiguousarray(root.T), centre, spread)
     np.testing.assert_allclose(centre, x @ mean, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(
         spread, [np.sqrt(x @ np.linalg.solve(p, x)) for p in precisions], rtol=1e-8
@@ -286,12 +290,12 @@ def test_score_moments_match_the_quadratic_form(d: int, k: int, seed: int):
 
 
 def test_the_first_among_equals_is_best():
-    assert kernels.best_of(np.array([9.0, 1.0, 1.0]), np.array([False, True, True])) == 1
+    assert scoring.best_of(np.array([9.0, 1.0, 1.0]), np.array([False, True, True])) == 1
 
 
 @pytest.mark.parametrize("low", [-np.inf, -1e300])
 def test_the_best_of_hopeless_scores_is_still_eligible(low: float):
-    assert kernels.best_of(np.array([0.0, low, low]), np.array([False, True, True])) == 1
+    assert scoring.best_of(np.array([0.0, low, low]), np.array([False, True, True])) == 1
 
 
 # --- from propensities to an action -----------------------------------------------------
@@ -303,7 +307,7 @@ def test_add_best_is_a_density_times_the_other_cdfs(k: int, seed: int, data: st.
     cdf, density = random.uniform(0, 1, k) * random.integers(0, 2, k), random.uniform(0, 1, k)
     eligible = np.array(data.draw(st.lists(st.booleans(), min_size=k, max_size=k)))
     out = np.zeros(k)
-    kernels.add_best(cdf, density, eligible, np.empty(k), out)
+    propensities.add_best(cdf, density, eligible, np.empty(k), out)
     for a in range(k):
         others = eligible & (np.arange(k) != a)
         expected = density[a] * np.prod(cdf[others]) if eligible[a] else 0.0
@@ -316,7 +320,7 @@ def test_the_floor_is_mixed_in(k: int, seed: int, share: float, data: st.DataObj
     eligible = np.array(data.draw(st.lists(st.booleans(), min_size=k, max_size=k).filter(any)))
     n, floor = eligible.sum(), share / eligible.sum()
     out = p.copy()
-    kernels.apply_floor(eligible, floor, out)
+    propensities.apply_floor(eligible, floor, out)
     expected = np.where(eligible, floor + (1.0 - n * floor) * p / p[eligible].sum(), 0.0)
     np.testing.assert_allclose(out, expected, rtol=1e-12)
     assert (out[eligible] >= floor).all()
@@ -324,7 +328,7 @@ def test_the_floor_is_mixed_in(k: int, seed: int, share: float, data: st.DataObj
 
 def test_where_nothing_sums_the_first_eligible_takes_all():
     out = np.zeros(3)
-    kernels.apply_floor(np.array([False, True, True]), 0.1, out)
+    propensities.apply_floor(np.array([False, True, True]), 0.1, out)
     np.testing.assert_allclose(out, [0.0, 0.9, 0.1])
 
 
@@ -335,22 +339,22 @@ def test_pick_inverts_the_running_sum(k: int, seed: int, u: float):
     p /= p.sum() or 1.0
     expected = np.flatnonzero(p)[-1] if p.any() else -1
     above = np.flatnonzero(np.cumsum(p) > u)
-    assert kernels.pick(p, u) == (above[0] if len(above) else expected)
+    assert propensities.pick(p, u) == (above[0] if len(above) else expected)
 
 
 @pytest.mark.parametrize(("u", "action"), [(1e-9, 1), (0.49, 1), (0.51, 3), (1.0, 3)])
 def test_pick_uniform_gives_each_eligible_action_its_share(u: float, action: int):
-    assert kernels.pick_uniform(np.array([False, True, False, True, False]), u) == action
+    assert propensities.pick_uniform(np.array([False, True, False, True, False]), u) == action
 
 
 def test_pick_uniform_has_nothing_to_pick_among_none():
-    assert kernels.pick_uniform(np.zeros(3, dtype=np.bool_), 0.5) == -1
+    assert propensities.pick_uniform(np.zeros(3, dtype=np.bool_), 0.5) == -1
 
 
 @given(u=st.floats(1e-9, 1.0, exclude_max=True))
 def test_the_floor_spends_its_share_of_the_uniform(u: float):
     eligible = np.array([True, False, True])
-    action, left = kernels.floor_draw(eligible, 0.125, u)
+    action, left = propensities.floor_draw(eligible, 0.125, u)
     if u < 0.25:
         assert action == (0 if u < 0.125 else 2)
     else:
@@ -359,4 +363,4 @@ def test_the_floor_spends_its_share_of_the_uniform(u: float):
 
 
 def test_without_a_floor_the_uniform_is_kept():
-    assert kernels.floor_draw(np.ones(3, dtype=np.bool_), 0.0, 0.3) == (-1, 0.3)
+    assert propensities.floor_draw(np.ones(3, dtype=np.bool_), 0.0, 0.3) == (-1, 0.3)

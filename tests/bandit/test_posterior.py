@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bandit.actions import ActionSpace, Level
 from bandit.errors import CorruptionError, InvalidInputError
 from bandit.features import FeatureMap, Term
-from bandit.kernels import Floats
+from bandit.kernels.compiling import Floats
 from bandit.posterior import (
     BetaBernoulliPosterior,
     GaussianPosterior,

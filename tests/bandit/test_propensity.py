@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from bandit import kernels
-from bandit.kernels import Bools, Floats
+from bandit.kernels import propensities
+from bandit.kernels.compiling import Bools, Floats
 from bandit.propensity import MARKS, NODES, beta_table, rank_table
 
 FEW = settings(max_examples=40)
@@ -17,7 +17,7 @@ def normal(centre: Floats, spread: Floats, eligible: Bools | None = None) -> Flo
     everyone = np.ones(len(centre), dtype=np.bool_)
     out = np.full(len(centre), np.nan)
     asked = everyone if eligible is None else eligible
-    kernels.normal_propensities(centre, spread, asked, NODES, MARKS, out)
+    propensities.normal_propensities(centre, spread, asked, NODES, MARKS, out)
     return out
 
 
@@ -25,7 +25,7 @@ def beta(successes: Floats, failures: Floats, eligible: Bools | None = None) -> 
     everyone = np.ones(len(successes), dtype=np.bool_)
     out = np.full(len(successes), np.nan)
     table = beta_table(np.asarray(successes, float), np.asarray(failures, float))
-    kernels.table_propensities(*table, everyone if eligible is None else eligible, out)
+    propensities.table_propensities(*table, everyone if eligible is None else eligible, out)
     return out
 
 
@@ -204,6 +204,6 @@ def test_without_width_the_first_of_the_best_takes_all(scores: list[float], data
     k = len(scores)
     eligible = np.array(data.draw(st.lists(st.booleans(), min_size=k, max_size=k).filter(any)))
     out = np.empty(k)
-    kernels.table_propensities(*rank_table(np.array(scores)), eligible, out)
+    propensities.table_propensities(*rank_table(np.array(scores)), eligible, out)
     best = np.argmax(np.where(eligible, scores, -np.inf))
     np.testing.assert_array_equal(out, np.eye(k)[best])

@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from bandit import kernels, rng
+from bandit import rng
 from bandit.actions import FACTORS, ActionSpace, Level
 from bandit.errors import BanditError
 from bandit.features import FeatureMap, Term, default_terms
-from bandit.kernels import Floats
+from bandit.kernels import streams
+from bandit.kernels.compiling import Floats
 from bandit.posterior import (
     BetaBernoulliPosterior,
     GaussianPosterior,
@@ -142,7 +143,7 @@ def test_a_joint_draw_is_the_best_action_of_one_member_of_the_bank(features: Fea
     questions = asked(some(20, actions=k, seed=seed + 1).x, k)
     actions = belief.draw(questions, 0.0).actions
     for row, stream, action in zip(questions.x, questions.streams, actions, strict=True):
-        member = belief.bank[:, int(kernels.uniform(stream, 0) * 33)]
+        member = belief.bank[:, int(streams.uniform(stream, 0) * 33)]
         assert action == np.argmax(design(features, row) @ member)
 
 

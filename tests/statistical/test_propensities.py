@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from bandit import kernels, rng
+from bandit import rng
 from bandit.decision import Group
 from bandit.experiment import Experiment
-from bandit.kernels import Floats, Ints
+from bandit.kernels import scoring
+from bandit.kernels.compiling import Floats, Ints
+from bandit.kernels.streams import fill_normals, uniform
 from bandit.posterior import GaussianPosterior, Posterior
 from bandit.snapshot import Asked, SampleBank
 from bandit.spec_file import from_data
@@ -129,7 +131,7 @@ def test_arms_that_share_their_normals_would_be_noticed():
     belief = of.publish(learned(of), version=1).belief
     centre, spread = np.empty(3), np.empty(3)
     x = of.spec.encoder.encode(np.array([[0.5]]))[0]
-    kernels.score_moments(x, belief.mean, belief.root, centre, spread)
+    scoring.score_moments(x, belief.mean, belief.root, centre, spread)
     z = np.random.default_rng(1).standard_normal((DECISIONS, 1))
     assert not follows(np.argmax(centre + spread * z, axis=1), p)
 
@@ -169,7 +171,7 @@ def test_groups_have_their_shares():
 
 def test_the_uniform_of_a_decision_is_uniform():
     """Kolmogorov-Smirnov at 1e-6."""
-    u = np.array([kernels.uniform(stream, 0) for stream in streams()[:20_000]])
+    u = np.array([uniform(stream, 0) for stream in streams()[:20_000]])
     assert stats.kstest(u, "uniform").pvalue > ALPHA
     assert stats.kstest(u**1.1, "uniform").pvalue < ALPHA
 
@@ -178,7 +180,7 @@ def test_arms_of_a_disjoint_model_draw_independent_normals():
     """What ``draw`` adds to each arm's score: no correlation with any other; 1e-6 in all."""
     z = np.empty((20_000, 5))
     for row, stream in zip(z, streams(), strict=False):
-        kernels.fill_normals(stream, 1, row)
+        fill_normals(stream, 1, row)
     assert is_standard_normal(z)
     assert not is_standard_normal(z + 0.04)
     assert not is_standard_normal(1.03 * z)

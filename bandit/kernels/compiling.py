@@ -1,0 +1,57 @@
+"""How kernels are compiled, and where the compiled code is kept.
+
+Numba's disk cache notices an edit in the file of a kernel, but not in the files of the kernels
+it calls. The cache of this package therefore lives in a folder named for the contents of all its
+files: an edit anywhere compiles everything anew, and never runs stale code.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., object])
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Cells = NDArray[np.int32]
+Bools = NDArray[np.bool_]
+Words = NDArray[np.uint32]
+
+_HERE = Path(__file__).parent
+_CONFIG: Any = numba.config
+
+
+def _cache_folder() -> Path:
+    """Give the folder of these very files' compiled code; NUMBA_CACHE_DIR moves it."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(_HERE.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    folder = Path(_CONFIG.CACHE_DIR or _HERE / "__pycache__")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:  # a read-only installation: the user's own cache
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(base) / "banditctl"
+    return folder / f"kernels-{digest.hexdigest()}"
+
+
+_CACHE = _cache_folder()
+
+
+def kernel(function: F) -> F:
+    """Compile the house way: lazily, cached on disk, without the GIL, IEEE arithmetic."""
+    elsewhere = _CONFIG.CACHE_DIR
+    _CONFIG.CACHE_DIR = str(_CACHE)
+    try:
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    finally:
+        _CONFIG.CACHE_DIR = elsewhere
+    return cast("F", compiled)

@@ -1,0 +1,155 @@
+"""Scores of actions under a belief."""
+
+import math
+
+import numpy as np
+
+from bandit.kernels.compiling import Bools, Cells, Floats, Ints, kernel
+
+
+@kernel
+def score_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread: Floats) -> None:
+    """Mean and standard deviation of every arm's score in a disjoint model.
+
+    Parameters
+    ----------
+    x : (d,)
+    mean : (d, k)
+        Posterior means, arm-minor.
+    root : (d (d + 1) / 2, k)
+        Packed triangular roots of the covariances, arm-minor: ``sd**2 = |root x|**2``.
+    centre, spread : (k,)
+        Filled.
+
+    Notes
+    -----
+    O(k d**2 / 2), vectorised over arms: each arm's sums keep their order.
+    """
+    d, k = mean.shape
+    part = np.empty(k)
+    centre[:] = 0.0
+    spread[:] = 0.0
+    n = 0
+    for i in range(d):
+        row, xi = mean[i], x[i]
+        for a in range(k):
+            centre[a] += xi * row[a]
+        part[:] = 0.0
+        for j in range(i + 1):
+            row, xj = root[n], x[j]
+            for a in range(k):
+                part[a] += xj * row[a]
+            n += 1
+        for a in range(k):
+            spread[a] += part[a] * part[a]
+    for a in range(k):
+        spread[a] = math.sqrt(spread[a])
+
+
+@kernel
+def plane_scores(
+    x: Floats,
+    bank: Floats,
+    offsets: Ints,
+    crossed: Bools,
+    counts: Ints,
+    homes: Cells,
+    places: Cells,
+    sizes: Ints,
+    out: Floats,
+) -> None:
+    """Score every cell of every plane under every draw: the sum of the plane's terms.
+
+    Parameters
+    ----------
+    x : (d,)
+    bank : (m, draws)
+    offsets, crossed, counts : (t,)
+        First weight, whether crossed with the context, and number of cells of every term.
+    homes : (t,)
+        Plane of each term, or -1 for one that is the same for every action.
+    places : (t, max(sizes))
+        Cell of a term in each cell of its plane.
+    sizes : (p,)
+        Cells of each plane.
+    out : (sum(sizes), draws)
+        Filled.
+
+    Notes
+    -----
+    O(draws (non-zero features of all cells + cells of all planes per term)).
+    """
+    d, draws = x.shape[0], bank.shape[1]
+    level = np.empty(draws)
+    begun = np.zeros(sizes.shape[0], dtype=np.bool_)
+    for j in range(homes.shape[0]):
+        home = homes[j]
+        if home < 0:
+            continue
+        start = sizes[:home].sum()
+        for cell in range(counts[j]):
+            weights = bank[offsets[j] + cell]
+            if crossed[j]:
+                weights = level
+                level[:] = 0.0
+                for i in range(d):
+                    xi = x[i]  # held in a register: `level` might alias x
+                    if xi != 0.0:
+                        row = bank[offsets[j] + cell * d + i]
+                        for t in range(draws):
+                            level[t] += xi * row[t]
+            for c in range(sizes[home]):
+                if places[j, c] == cell:
+                    row = out[start + c]
+                    if begun[home]:
+                        for t in range(draws):
+                            row[t] += weights[t]
+                    else:
+                        row[:] = weights
+        begun[home] = True
+
+
+@kernel
+def best_actions(
+    scores: Floats, cells: Cells, sizes: Ints, eligible: Bools, best: Floats, chosen: Ints
+) -> None:
+    """Find the best eligible action under every draw, the first among equals.
+
+    Parameters
+    ----------
+    scores : (sum(sizes), draws)
+        From ``plane_scores``.
+    cells : (p, k)
+        Cell of every action in each plane; at most three planes.
+    best, chosen : (draws,)
+        Filled with the highest score and its action.
+    """
+    draws, planes = scores.shape[1], cells.shape[0]
+    best[:] = -np.inf
+    chosen[:] = -1
+    second = sizes[0]
+    third = second + (sizes[1] if planes > 1 else 0)
+    for a in range(eligible.shape[0]):
+        if not eligible[a]:
+            continue
+        one = scores[cells[0, a]]
+        two = scores[second + cells[1, a]] if planes > 1 else one
+        three = scores[third + cells[2, a]] if planes > 2 else one
+        for t in range(draws):
+            score = one[t]
+            if planes > 1:
+                score += two[t]
+            if planes > 2:
+                score += three[t]
+            if score > best[t]:
+                best[t], chosen[t] = score, a
+
+
+@kernel
+def best_of(scores: Floats, eligible: Bools) -> int:
+    """Give the best eligible index, the first among equals."""
+    best, chosen = -np.inf, -1
+    for a in range(scores.shape[0]):
+        if eligible[a] and (chosen < 0 or scores[a] > best):
+            best, chosen = scores[a], a
+    return chosen
