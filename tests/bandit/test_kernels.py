@@ -42,6 +42,27 @@ def test_log_is_relatively_exact_near_one(x: float):
     np.testing.assert_allclose(arithmetic.log(1.0 + x), np.log(1.0 + x), rtol=1e-15)
 
 
+@given(x=st.floats(-708.0, 709.0))
+def test_exp_matches_numpy(x: float):
+    np.testing.assert_allclose(arithmetic.exp(x), np.exp(x), rtol=2e-15)
+
+
+@pytest.mark.parametrize("x", [-np.inf, -1e300, -709.0])
+def test_exp_is_clipped_below(x: float):
+    assert arithmetic.exp(x) == arithmetic.exp(-708.0) > 0.0
+
+
+@given(eta=st.floats(-700.0, 700.0))
+def test_logistic_matches_scipy(eta: float):
+    np.testing.assert_allclose(arithmetic.logistic(eta), special.expit(eta), rtol=3e-15)
+
+
+@given(z=st.floats(0.0, 40.0))
+def test_normal_tail_matches_scipy(z: float):
+    tail = arithmetic.normal_tail(z, arithmetic.exp(-0.5 * z * z))
+    np.testing.assert_allclose(tail, special.ndtr(-z), rtol=0.0, atol=2e-15)
+
+
 @given(turns=st.floats(-3, 3))
 def test_sin_cos_match_numpy(turns: float):
     turns = np.round(turns * 2**30) / 2**30  # so that the fraction of a turn is exact
