@@ -33,7 +33,7 @@ def exp(x: float) -> float:
     conversion, so that a loop over it vectorises: n is read off the low bits of ``x / log 2``
     plus 1.5 * 2**52.
     """
-    x = min(max(x, -708.0), 709.0)
+    x = -708.0 if x < -708.0 else (min(x, 709.0))
     shifted = x * 1.4426950408889634 + 6755399441055744.0
     n = shifted - 6755399441055744.0
     r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10
@@ -110,6 +110,27 @@ def sin_cos(turns: float) -> tuple[float, float]:
 
 
 @kernel
+def central_quantile(q: float) -> float:
+    """``normal_quantile(0.5 + q)`` for |q| <= 0.425, without a branch, so that loops vectorise."""
+    r = 0.180625 - q * q
+    a = (
+        (2.5090809287301226727e3 * r + 3.3430575583588128105e4) * r + 6.7265770927008700853e4
+    ) * r + 4.5921953931549871457e4
+    a = (
+        ((a * r + 1.3731693765509461125e4) * r + 1.9715909503065514427e3) * r
+        + 1.3314166789178437745e2
+    ) * r + 3.3871328727963666080e0
+    b = (
+        (5.2264952788528545610e3 * r + 2.8729085735721942674e4) * r + 3.9307895800092710610e4
+    ) * r + 2.1213794301586595867e4
+    b = (
+        ((b * r + 5.3941960214247511077e3) * r + 6.8718700749205790830e2) * r
+        + 4.2313330701600911252e1
+    ) * r + 1.0
+    return q * a / b
+
+
+@kernel
 def normal_quantile(p: float) -> float:
     """Inverse of the standard normal CDF for p in (0, 1), relative error below 1e-15.
 
@@ -117,22 +138,7 @@ def normal_quantile(p: float) -> float:
     """
     q = p - 0.5
     if abs(q) <= 0.425:
-        r = 0.180625 - q * q
-        a = (
-            (2.5090809287301226727e3 * r + 3.3430575583588128105e4) * r + 6.7265770927008700853e4
-        ) * r + 4.5921953931549871457e4
-        a = (
-            ((a * r + 1.3731693765509461125e4) * r + 1.9715909503065514427e3) * r
-            + 1.3314166789178437745e2
-        ) * r + 3.3871328727963666080e0
-        b = (
-            (5.2264952788528545610e3 * r + 2.8729085735721942674e4) * r + 3.9307895800092710610e4
-        ) * r + 2.1213794301586595867e4
-        b = (
-            ((b * r + 5.3941960214247511077e3) * r + 6.8718700749205790830e2) * r
-            + 4.2313330701600911252e1
-        ) * r + 1.0
-        return q * a / b
+        return central_quantile(q)
     r = p if q < 0.0 else 1.0 - p
     r = math.sqrt(-log(r))
     if r <= 5.0:

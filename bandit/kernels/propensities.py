@@ -1,10 +1,9 @@
 """The probability of every action, and one draw from it."""
 
-import math
-
 import numpy as np
 
-from bandit.kernels.compiling import Bools, Floats, kernel
+from bandit.kernels.arithmetic import exp, normal_tail
+from bandit.kernels.compiling import Bools, Floats, Ints, kernel
 
 
 @kernel
@@ -38,6 +37,54 @@ def add_best(cdf: Floats, density: Floats, eligible: Bools, left: Floats, out: F
 
 
 @kernel
+def rivals(
+    centre: Floats, spread: Floats, eligible: Bools, reach: float, low: float
+) -> tuple[Ints, Floats]:
+    """List the eligible arms that can win, highest upper end first, and those upper ends.
+
+    An arm whose ``centre + reach * spread`` lies below ``low`` never wins.
+    """
+    k = centre.shape[0]
+    index, upper = np.empty(k, dtype=np.int64), np.empty(k)
+    n = 0
+    for a in range(k):
+        top = centre[a] + reach * spread[a]
+        if eligible[a] and top > low:
+            i = n
+            while i > 0 and upper[i - 1] < top:
+                upper[i], index[i] = upper[i - 1], index[i - 1]
+                i -= 1
+            upper[i], index[i] = top, a
+            n += 1
+    return index[:n], upper[:n]
+
+
+@kernel
+def intervals(
+    centre: Floats, spread: Floats, index: Ints, marks: Floats, low: float, high: float
+) -> Floats:
+    """Cut [low, high] where any listed arm's density turns, no finer than the arm asks for."""
+    n = 0
+    cuts = np.empty(index.shape[0] * marks.shape[0])
+    scale = np.empty(cuts.shape[0])
+    for a in index:
+        for mark in marks:
+            cut = centre[a] + spread[a] * mark
+            if low < cut < high:
+                cuts[n], scale[n] = cut, spread[a]
+                n += 1
+    kept = np.empty(n + 2)
+    kept[0] = low
+    ends = 1
+    for c in np.argsort(cuts[:n]):
+        if cuts[c] - kept[ends - 1] > 0.6 * scale[c]:
+            kept[ends] = cuts[c]
+            ends += 1
+    kept[ends] = high
+    return kept[: ends + 1]
+
+
+@kernel
 def normal_propensities(
     centre: Floats, spread: Floats, eligible: Bools, nodes: Floats, marks: Floats, out: Floats
 ) -> None:
@@ -57,51 +104,55 @@ def normal_propensities(
 
     Notes
     -----
-    O(b k q k). Source: integral of f_a prod F_i, split where any arm's density turns, since
-    one rule over all fails when a new arm's spread dwarfs a mature one's.
+    O(b k q k), over blocks of 64 nodes so that every loop vectorises. Source: integral of
+    f_a prod F_i, split where any arm's density turns, since one rule over all fails when a
+    new arm's spread dwarfs a mature one's. Products run from both ends: no division by a CDF
+    that may be zero.
     """
-    k = centre.shape[0]
+    k, block, reach = centre.shape[0], 64, 8.5
     out[:] = 0.0
     low, high = -np.inf, -np.inf
     for a in range(k):
         if eligible[a]:
-            low = max(low, centre[a] - 8.5 * spread[a])
-            high = max(high, centre[a] + 8.5 * spread[a])
-    reach = np.zeros(k, dtype=np.bool_)
-    cuts, scale = np.empty(k * marks.shape[0]), np.empty(k * marks.shape[0])
-    n = 0
-    for a in range(k):
-        reach[a] = eligible[a] and centre[a] + 8.5 * spread[a] > low
-        if reach[a]:
-            for mark in marks:
-                cut = centre[a] + spread[a] * mark
-                if low < cut < high:
-                    cuts[n], scale[n] = cut, spread[a]
-                    n += 1
-    order = np.argsort(cuts[:n])
-    kept = np.empty(n + 2)
-    kept[0] = low
-    n = 1
-    for c in order:  # a cut is only as fine as the arm that asks for it
-        if cuts[c] - kept[n - 1] > 0.6 * scale[c]:
-            kept[n] = cuts[c]
-            n += 1
-    kept[n] = high
-    cuts = kept[: n + 1]
-    cdf, density, left = np.zeros(k), np.zeros(k), np.empty(k)
-    for c in range(cuts.shape[0] - 1):
-        half = 0.5 * (cuts[c + 1] - cuts[c])
-        if half <= 0.0:
-            continue
-        middle = 0.5 * (cuts[c + 1] + cuts[c])
-        for q in range(nodes.shape[0]):
-            t, w = middle + half * nodes[q, 0], half * nodes[q, 1]
-            for a in range(k):
-                if reach[a]:
-                    z = (t - centre[a]) / spread[a]
-                    cdf[a] = 0.5 * math.erfc(-z * 0.7071067811865476)
-                    density[a] = w * math.exp(-0.5 * z * z) * 0.3989422804014327 / spread[a]
-            add_best(cdf, density, reach, left, out)
+            low = max(low, centre[a] - reach * spread[a])
+            high = max(high, centre[a] + reach * spread[a])
+    index, upper = rivals(centre, spread, eligible, reach, low)
+    ends = intervals(centre, spread, index, marks, low, high)
+    per = nodes.shape[0]
+    at, weight = np.empty((ends.shape[0] - 1) * per), np.empty((ends.shape[0] - 1) * per)
+    for c in range(ends.shape[0] - 1):
+        half, middle = 0.5 * (ends[c + 1] - ends[c]), 0.5 * (ends[c + 1] + ends[c])
+        for q in range(per):
+            at[c * per + q] = middle + half * nodes[q, 0]
+            weight[c * per + q] = half * nodes[q, 1] * 0.3989422804014327
+    m = index.shape[0]
+    cdf, density = np.empty((m, block)), np.empty((m, block))
+    total, product = np.zeros((m, block)), np.empty(block)
+    for start in range(0, at.shape[0], block):
+        t, w = at[start : start + block], weight[start : start + block]
+        others = product[: t.shape[0]]
+        while m > 0 and upper[m - 1] <= t[0]:
+            m -= 1  # from here on this arm lies below every node
+        others[:] = 1.0
+        for i in range(m):
+            centre_i, scale = centre[index[i]], 1.0 / spread[index[i]]
+            f, d = cdf[i], density[i]
+            for g in range(t.shape[0]):
+                z = (t[g] - centre_i) * scale
+                peak = exp(-0.5 * z * z)
+                tail = normal_tail(abs(z), peak)
+                f[g] = tail if z < 0.0 else 1.0 - tail
+                d[g] = peak * scale * w[g] * others[g]
+                others[g] *= f[g]
+        others[:] = 1.0
+        for i in range(m - 1, -1, -1):
+            f, d, sums = cdf[i], density[i], total[i]
+            for g in range(t.shape[0]):
+                sums[g] += d[g] * others[g]
+                others[g] *= f[g]
+    for i in range(index.shape[0]):
+        for g in range(block):
+            out[index[i]] += total[i, g]
 
 
 @kernel

@@ -29,17 +29,24 @@ def score_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread:
     part = np.empty(k)
     centre[:] = 0.0
     spread[:] = 0.0
-    n = 0
+    first = 0
     for i in range(d):
         row, xi = mean[i], x[i]
         for a in range(k):
             centre[a] += xi * row[a]
+        rows = root[first : first + i + 1]
+        first += i + 1
         part[:] = 0.0
-        for j in range(i + 1):
-            row, xj = root[n], x[j]
+        whole = rows.shape[0] // 4 * 4
+        for j in range(0, whole, 4):  # four rows a pass: a sum is loaded and stored once
+            r0, r1, r2, r3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+            x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
             for a in range(k):
-                part[a] += xj * row[a]
-            n += 1
+                part[a] = part[a] + x0 * r0[a] + x1 * r1[a] + x2 * r2[a] + x3 * r3[a]
+        for j in range(whole, rows.shape[0]):
+            r0, x0 = rows[j], x[j]
+            for a in range(k):
+                part[a] += x0 * r0[a]
         for a in range(k):
             spread[a] += part[a] * part[a]
     for a in range(k):

