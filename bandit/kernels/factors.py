@@ -78,6 +78,47 @@ def invert_lower(lower: Floats) -> Floats:
 
 
 @kernel
+def multiply_lower(lower: Floats) -> Floats:
+    """Give the lower triangle of ``L L'``, shape (m, m), for lower triangular L."""
+    m = lower.shape[0]
+    product = np.zeros((m, m))
+    for i in range(m):
+        for j in range(i + 1):
+            total = 0.0
+            for c in range(j + 1):
+                total += lower[i, c] * lower[j, c]
+            product[i, j] = total
+    return product
+
+
+@kernel
+def gram(rows: Floats) -> Floats:
+    """Give the lower triangle of ``A' A``, shape (m, m), for rows A of shape (n, m)."""
+    n, m = rows.shape
+    product = np.zeros((m, m))
+    for t in range(n):
+        row = rows[t]
+        for i in range(m):
+            f = row[i]
+            if f != 0.0:
+                to = product[i]
+                for j in range(i + 1):
+                    to[j] += f * row[j]
+    return product
+
+
+@kernel
+def unpack_lower(packed: Floats, m: int) -> Floats:
+    """Give the (m, m) matrix of a lower triangle packed by rows."""
+    lower, n = np.zeros((m, m)), 0
+    for i in range(m):
+        for j in range(i + 1):
+            lower[i, j] = packed[n]
+            n += 1
+    return lower
+
+
+@kernel
 def draw_bank(mean: Floats, lower: Floats, scale: float, stream: Words, draws: int) -> Floats:
     """Draw weights from N(mean, scale**2 (L L')**-1), one column a draw.
 

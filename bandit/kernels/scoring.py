@@ -8,6 +8,22 @@ from bandit.kernels.compiling import Bools, Cells, Floats, Ints, kernel
 
 
 @kernel
+def narrow_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread: Floats) -> None:
+    """``score_moments``, bit for bit, where a few arms would leave vectors mostly empty."""
+    d, k = mean.shape
+    for a in range(k):
+        m, q, n = 0.0, 0.0, 0
+        for i in range(d):
+            m += x[i] * mean[i, a]
+            part = 0.0
+            for j in range(i + 1):
+                part += x[j] * root[n + j, a]
+            n += i + 1
+            q += part * part
+        centre[a], spread[a] = m, math.sqrt(q)
+
+
+@kernel
 def score_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread: Floats) -> None:
     """Mean and standard deviation of every arm's score in a disjoint model.
 
@@ -26,31 +42,82 @@ def score_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread:
     O(k d**2 / 2), vectorised over arms: each arm's sums keep their order.
     """
     d, k = mean.shape
+    if k < 8:
+        narrow_moments(x, mean, root, centre, spread)
+        return
     part = np.empty(k)
-    centre[:] = 0.0
-    spread[:] = 0.0
-    first = 0
-    for i in range(d):
-        row, xi = mean[i], x[i]
-        for a in range(k):
-            centre[a] += xi * row[a]
-        rows = root[first : first + i + 1]
+    x0 = x[0]
+    for a in range(k):
+        centre[a] = x0 * mean[0, a]
+        spread[a] = (x0 * root[0, a]) * (x0 * root[0, a])
+    first = 1
+    for i in range(1, d):
+        rows, xi, x0 = root[first : first + i + 1], x[i], x[0]
         first += i + 1
-        part[:] = 0.0
-        whole = rows.shape[0] // 4 * 4
-        for j in range(0, whole, 4):  # four rows a pass: a sum is loaded and stored once
-            r0, r1, r2, r3 = rows[j], rows[j + 1], rows[j + 2], rows[j + 3]
+        for a in range(k):
+            centre[a] += xi * mean[i, a]
+            part[a] = x0 * rows[0, a]
+        whole = 1 + i // 4 * 4
+        for j in range(1, whole, 4):  # four rows a pass: a sum is loaded and stored once
             x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
             for a in range(k):
-                part[a] = part[a] + x0 * r0[a] + x1 * r1[a] + x2 * r2[a] + x3 * r3[a]
-        for j in range(whole, rows.shape[0]):
-            r0, x0 = rows[j], x[j]
+                part[a] = (
+                    part[a]
+                    + x0 * rows[j, a]
+                    + x1 * rows[j + 1, a]
+                    + x2 * rows[j + 2, a]
+                    + x3 * rows[j + 3, a]
+                )
+        for j in range(whole, i + 1):
+            x0 = x[j]
             for a in range(k):
-                part[a] += x0 * r0[a]
+                part[a] += x0 * rows[j, a]
         for a in range(k):
             spread[a] += part[a] * part[a]
     for a in range(k):
         spread[a] = math.sqrt(spread[a])
+
+
+@kernel
+def block_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread: Floats) -> None:
+    """Means and standard deviations of one arm's score in many contexts.
+
+    Parameters
+    ----------
+    x : (d, n)
+        Features, context-minor.
+    mean : (d,)
+    root : (d (d + 1) / 2,)
+        The arm's column of what ``score_moments`` reads.
+    centre, spread : (n,)
+        Filled with the bits that ``score_moments`` gives.
+    """
+    d, n = x.shape
+    part = np.empty(n)
+    centre[:] = 0.0
+    spread[:] = 0.0
+    first = 0
+    for i in range(d):
+        row, m = x[i], mean[i]
+        for t in range(n):
+            centre[t] += row[t] * m
+        row = root[first : first + i + 1]
+        first += i + 1
+        part[:] = 0.0
+        whole = row.shape[0] // 4 * 4
+        for j in range(0, whole, 4):
+            r0, r1, r2, r3 = row[j], row[j + 1], row[j + 2], row[j + 3]
+            x0, x1, x2, x3 = x[j], x[j + 1], x[j + 2], x[j + 3]
+            for t in range(n):
+                part[t] = part[t] + x0[t] * r0 + x1[t] * r1 + x2[t] * r2 + x3[t] * r3
+        for j in range(whole, row.shape[0]):
+            r0, x0 = row[j], x[j]
+            for t in range(n):
+                part[t] += x0[t] * r0
+        for t in range(n):
+            spread[t] += part[t] * part[t]
+    for t in range(n):
+        spread[t] = math.sqrt(spread[t])
 
 
 @kernel

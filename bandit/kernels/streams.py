@@ -51,21 +51,18 @@ def fill_normals(stream: Words, first: int, out: Floats) -> None:
     Notes
     -----
     About 10 ns each in the thousands: uniforms and central quantiles in loops that vectorise,
-    then the 15 % in the tails one by one.
+    then the 15 % in the tails one by one. Until its turn a tail's uniform waits in ``out``,
+    scaled by an exact 2**-600, where no quantile can be.
     """
     n = out.shape[0]
-    half = (n + 1) // 2
-    even, odd = np.empty(half), np.empty(half)
-    for i in range(half):
+    for i in range(n // 2):
         w0, w1, w2, w3 = philox(stream, first + i)
-        even[i], odd[i] = to_unit(w0, w1), to_unit(w2, w3)
-    for i in range(half):
-        out[2 * i] = central_quantile(even[i] - 0.5)
-    for i in range(n // 2):
-        out[2 * i + 1] = central_quantile(odd[i] - 0.5)
-    for i in range(half):
-        if abs(even[i] - 0.5) > 0.425:
-            out[2 * i] = normal_quantile(even[i])
-    for i in range(n // 2):
-        if abs(odd[i] - 0.5) > 0.425:
-            out[2 * i + 1] = normal_quantile(odd[i])
+        out[2 * i], out[2 * i + 1] = to_unit(w0, w1), to_unit(w2, w3)
+    if n % 2:
+        out[n - 1] = uniform(stream, first + n // 2)
+    for i in range(n):
+        q = out[i] - 0.5
+        out[i] = central_quantile(q) if abs(q) <= 0.425 else out[i] * 2.409919865102884e-181
+    for i in range(n):
+        if 0.0 < out[i] < 1e-100:
+            out[i] = normal_quantile(out[i] * 4.149515568880993e180)

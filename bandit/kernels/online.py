@@ -1,0 +1,287 @@
+"""Beliefs renewed after every outcome: rank-one updates of triangular and square roots."""
+
+import math
+
+import numpy as np
+
+from bandit.kernels.arithmetic import logistic
+from bandit.kernels.compiling import Bools, Cells, Floats, Ints, Words, kernel
+from bandit.kernels.scoring import best_actions, best_of, block_moments, plane_scores, score_moments
+from bandit.kernels.streams import fill_normals
+
+BLOCK = 64
+"""Contexts that are scored together."""
+
+
+@kernel
+def scale_of(state: Floats) -> float:
+    """Give what multiplies a spread: exploration times the noise's standard deviation.
+
+    ``state : (9,)`` holds shape and scale of the noise, its variance if known (or 0),
+    exploration, the four words of the stream, and 1 for a logistic model (0 if not): one array,
+    since each costs a call 0.1 us.
+    """
+    variance = state[2] if state[2] > 0.0 else state[1] / state[0]
+    scale: float = state[3] * math.sqrt(variance)
+    return scale
+
+
+@kernel
+def stream_of(state: Floats) -> Words:
+    """Give the four words of the stream."""
+    words = np.empty(4, dtype=np.uint32)
+    for i in range(4):
+        words[i] = np.uint32(state[4 + i])
+    return words
+
+
+@kernel
+def newton_site(eta: float, variance: float, reward: float) -> tuple[float, float]:
+    """Laplace's step for one logistic outcome: gradient and curvature at the new mode.
+
+    Solves ``e = eta + variance (reward - logistic(e))`` in its bracket, by Newton's method and,
+    where that does not halve the gap, by bisection.
+    """
+    low, high = eta - variance, eta + variance
+    e, last = eta, math.inf
+    p = logistic(e)
+    for _ in range(100):
+        gap = e - eta - variance * (reward - p)
+        if abs(gap) <= 1e-12 * (1.0 + variance):
+            break
+        if gap > 0.0:
+            high = e
+        else:
+            low = e
+        step = e - gap / (1.0 + variance * p * (1.0 - p))
+        if not low < step < high or abs(gap) > 0.5 * last:
+            step = 0.5 * (low + high)
+        last = abs(gap)
+        e = step
+        p = logistic(e)
+    return reward - p, p * (1.0 - p)
+
+
+@kernel
+def learn_arm(
+    x: Floats, arm: int, reward: float, weight: float, arms: Floats, state: Floats
+) -> None:
+    """Add one outcome to the belief about one arm of a disjoint model.
+
+    Parameters
+    ----------
+    x : (d,)
+    arm, reward, weight
+        What was played, what it earned, and how much that counts.
+    arms : (d + d (d + 1) / 2, k)
+        Means over packed triangular roots W of the covariances ``W'W`` in units of the noise,
+        arm-minor; the arm's column is changed in place.
+    state : (9,)
+        As in ``scale_of``; shape and scale are changed in place.
+
+    Notes
+    -----
+    O(1.5 d**2). With P the precision and ``v = W x``, ``P + x x'`` has the root
+    ``T**-1 W`` for T the Cholesky factor of ``I + v v'``, whose inverse is known in closed form
+    (Gill, Golub, Murray & Saunders, Mathematics of Computation 28, 1974, method C1). Nothing is
+    subtracted from a variance, so no number of updates makes one negative.
+    """
+    d = x.shape[0]
+    mean = 0.0
+    for i in range(d):
+        mean += x[i] * arms[i, arm]
+    row, gain = np.empty(d), np.zeros(d)
+    pull, is_binary = reward - mean, state[8] > 0.0
+    if is_binary:
+        variance, n = 0.0, d
+        for i in range(d):
+            v = 0.0
+            for j in range(i + 1):
+                v += arms[n + j, arm] * x[j]
+            n += i + 1
+            variance += v * v
+        pull, curvature = newton_site(mean, weight * variance, reward)
+        weight *= curvature
+        pull /= curvature
+    root = math.sqrt(weight)
+    before, n = 1.0, d
+    for i in range(d):
+        v = 0.0
+        for j in range(i + 1):
+            w = arms[n + j, arm]
+            row[j] = w
+            v += w * x[j]
+        v *= root
+        after = before + v * v
+        a, b = math.sqrt(before / after), v / math.sqrt(before * after)
+        for j in range(i + 1):
+            arms[n + j, arm] = a * row[j] - b * gain[j]
+            gain[j] += v * row[j]
+        n += i + 1
+        before = after
+    step = root * pull if is_binary else root * pull / before
+    for i in range(d):
+        arms[i, arm] += gain[i] * step
+    state[0] += 0.5 * weight
+    state[1] += 0.5 * weight * pull * pull / before
+
+
+@kernel
+def draw_arm(x: Floats, eligible: Bools, number: int, arms: Floats, state: Floats) -> int:
+    """Thompson sampling among independent arms: decision ``number`` of the stream."""
+    d, k = x.shape[0], arms.shape[1]
+    scratch = np.empty((3, k))
+    centre, spread, z = scratch[0], scratch[1], scratch[2]
+    score_moments(x, arms[:d], arms[d:], centre, spread)
+    fill_normals(stream_of(state), number << 20, z)
+    scale = scale_of(state)
+    for a in range(k):
+        centre[a] += (scale * spread[a]) * z[a]
+    return best_of(centre, eligible)
+
+
+@kernel
+def draw_arms(x: Floats, eligible: Bools, number: int, arms: Floats, state: Floats) -> Ints:
+    """Decide as ``draw_arm`` does for contexts ``x : (n, d)``, numbers counting up, bit for bit."""
+    n, d = x.shape
+    k = arms.shape[1]
+    chosen, scale, stream = np.empty(n, dtype=np.int64), scale_of(state), stream_of(state)
+    by_arm = arms.T.copy()
+    rows, z = np.zeros((d, BLOCK)), np.empty((BLOCK, k))
+    scores, spread = np.empty((BLOCK, k)), np.empty(BLOCK)
+    centre = np.empty(BLOCK)
+    for start in range(0, n, BLOCK):
+        size = min(BLOCK, n - start)
+        for t in range(size):
+            fill_normals(stream, (number + start + t) << 20, z[t])
+            for i in range(d):
+                rows[i, t] = x[start + t, i]
+        for a in range(k):
+            column = by_arm[a]
+            block_moments(rows, column[:d], column[d:], centre, spread)
+            for t in range(size):
+                scores[t, a] = centre[t] + (scale * spread[t]) * z[t, a]
+        for t in range(size):
+            chosen[start + t] = best_of(scores[t], eligible)
+    return chosen
+
+
+@kernel
+def active_features(
+    x: Floats, action: int, cells: Cells, offsets: Ints, crossed: Bools, index: Ints, value: Floats
+) -> int:
+    """List an action's non-zero features in ``index`` and ``value : (t d,)``; give their number."""
+    n = 0
+    for j in range(cells.shape[0]):
+        cell = cells[j, action]
+        if crossed[j]:
+            for i in range(x.shape[0]):
+                if x[i] != 0.0:
+                    index[n], value[n] = offsets[j] + cell * x.shape[0] + i, x[i]
+                    n += 1
+        else:
+            index[n], value[n] = offsets[j] + cell, 1.0
+            n += 1
+    return n
+
+
+@kernel
+def learn_shared(
+    x: Floats,
+    action: int,
+    reward: float,
+    weight: float,
+    cells: Cells,
+    offsets: Ints,
+    crossed: Bools,
+    mean: Floats,
+    root: Floats,
+    state: Floats,
+) -> None:
+    """Add one outcome to the belief about shared weights.
+
+    Parameters
+    ----------
+    x, action, reward, weight, state
+        As in ``learn_arm``.
+    cells, offsets, crossed
+        As in ``fold_sparse``.
+    mean : (m,)
+    root : (m, m)
+        Transpose of a square root R of the covariance ``R R'`` in units of the noise; changed
+        in place.
+
+    Notes
+    -----
+    O(2 m**2 + m z). Source: Potter's square-root filter (Battin, Astronautical Guidance, 1964):
+    ``R (I - c v v')`` with ``v = R' phi`` and ``c = 1 / (s + sqrt(s))`` for ``s = 1 + v'v``.
+    """
+    m = mean.shape[0]
+    index = np.empty(cells.shape[0] * x.shape[0], dtype=np.int64)
+    value = np.empty(index.shape[0])
+    n = active_features(x, action, cells, offsets, crossed, index, value)
+    v, gain = np.empty(m), np.zeros(m)
+    predicted, variance = 0.0, 0.0
+    for i in range(n):
+        predicted += value[i] * mean[index[i]]
+    for j in range(m):
+        row, total = root[j], 0.0
+        for i in range(n):
+            total += row[index[i]] * value[i]
+        v[j] = total
+        variance += total * total
+    pull, is_binary = reward - predicted, state[8] > 0.0
+    if is_binary:
+        pull, curvature = newton_site(predicted, weight * variance, reward)
+        weight *= curvature
+        pull /= curvature
+    s = 1.0 + weight * variance
+    step = pull * weight if is_binary else pull * weight / s
+    for j in range(m):
+        row, f = root[j], v[j]
+        for i in range(m):
+            gain[i] += f * row[i]
+    c = weight / (s + math.sqrt(s))
+    for j in range(m):
+        row, f = root[j], c * v[j]
+        for i in range(m):
+            row[i] -= f * gain[i]
+    for i in range(m):
+        mean[i] += step * gain[i]
+    state[0] += 0.5 * weight
+    state[1] += 0.5 * weight * pull * pull / s
+
+
+@kernel
+def draw_shared(
+    x: Floats,
+    eligible: Bools,
+    number: int,
+    mean: Floats,
+    root: Floats,
+    state: Floats,
+    offsets: Ints,
+    crossed: Bools,
+    counts: Ints,
+    homes: Cells,
+    places: Cells,
+    cells: Cells,
+    sizes: Ints,
+) -> int:
+    """Thompson sampling with shared weights: one joint draw of all of them."""
+    m = mean.shape[0]
+    z, weights = np.empty(m), np.empty((m, 1))
+    fill_normals(stream_of(state), number << 20, z)
+    drawn = np.zeros(m)
+    for j in range(m):
+        row, f = root[j], z[j]
+        for i in range(m):
+            drawn[i] += f * row[i]
+    scale = scale_of(state)
+    for i in range(m):
+        weights[i, 0] = mean[i] + scale * drawn[i]
+    scores = np.empty((sizes.sum(), 1))
+    best, chosen = np.empty(1), np.empty(1, dtype=np.int64)
+    plane_scores(x, weights, offsets, crossed, counts, homes, places, sizes, scores)
+    best_actions(scores, cells, sizes, eligible, best, chosen)
+    return int(chosen[0])
