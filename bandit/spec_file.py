@@ -69,6 +69,8 @@ def from_data(data: object) -> ExperimentSpec:
     try:
         text = json.dumps({"spec": _full_levels(data)})
         spec = _Document.model_validate_json(text).spec
+    except InvalidInputError:
+        raise
     except ValidationError as error:
         raise _readable(error) from None
     except (TypeError, ValueError, RecursionError) as error:
