@@ -157,7 +157,8 @@ class Experiment:
         -------
         Self, Posterior
             The revised experiment, and what it would have learned from the same log, bit for
-            bit. Indices of actions are the same in both.
+            bit. Indices of actions are the same in both. Publish before deciding: a snapshot
+            belongs to the experiment that published it.
 
         Raises
         ------

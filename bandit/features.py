@@ -113,9 +113,11 @@ def default_terms(space: ActionSpace) -> tuple[Term, ...]:
     per level of each factor, and one number per pair of levels. A factor whose levels have
     attributes gets one block per attribute and one number per level instead of a block per
     level: what attributes predict is learned from all levels, and a new one starts from it.
+    Such a factor has its terms with one level, too, so that they stay when levels are added.
     """
-    several = {f: ls for f, ls in zip(FACTORS, space.factors, strict=True) if len(ls) > 1}
-    described = [factor for factor, levels in several.items() if levels[0].attributes]
+    pairs = list(zip(FACTORS, space.factors, strict=True))
+    described = {factor for factor, levels in pairs if levels[0].attributes}
+    several = [factor for factor, levels in pairs if len(levels) > 1 or factor in described]
     if len(several) <= 1 and not described:
         return (Term(of=f"context:{next(iter(several), 'variant')}"),)
     terms = [Term(of="context")]

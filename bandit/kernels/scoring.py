@@ -76,14 +76,25 @@ def part_scores(x: Floats, bank: Floats, first: int, crossed: bool, out: Floats)
 
 @kernel
 def mix(loads: Floats, scores: Floats, out: Floats) -> None:
-    """Add up ``scores : (parts, draws)`` times ``loads : (parts,)`` into ``out : (draws,)``."""
+    """Add up ``scores : (parts, draws)`` times ``loads : (parts,)`` into ``out : (draws,)``.
+
+    Notes
+    -----
+    O(parts draws), part after part; four at a time, so that ``out`` is read a quarter as often.
+    """
+    n, draws = scores.shape
     out[:] = 0.0
-    for part in range(scores.shape[0]):
-        load = loads[part]
-        if load != 0.0:
-            row = scores[part]
-            for t in range(out.shape[0]):
-                out[t] += load * row[t]
+    for part in range(0, n - n % 4, 4):
+        a, b, c, d = loads[part], loads[part + 1], loads[part + 2], loads[part + 3]
+        if a == 0.0 and b == 0.0 and c == 0.0 and d == 0.0:
+            continue
+        one, two, three, four = scores[part], scores[part + 1], scores[part + 2], scores[part + 3]
+        for t in range(draws):
+            out[t] = out[t] + a * one[t] + b * two[t] + c * three[t] + d * four[t]
+    for part in range(n - n % 4, n):
+        a, one = loads[part], scores[part]
+        for t in range(draws):
+            out[t] += a * one[t]
 
 
 @kernel

@@ -333,6 +333,18 @@ def test_default_terms_that_a_new_factor_would_change_are_refused():
         revision.check_revision(one, more)
 
 
+def test_a_single_level_with_attributes_can_get_company_under_the_default_terms():
+    old = replace(spec(), policy=PolicySpec())
+    old = replace(old, actions=replace(old.actions, variants=(A,)))
+    new = replace(old, actions=replace(old.actions, variants=(A, level("d", 1))))
+    before = Experiment(old, secret=SECRET)
+    posterior = before.prior()
+    teach(before, posterior, 2, seed=1)
+    after, grown = before.revise(posterior, new)
+    teach(after, grown, 4, seed=2)
+    assert (grown.actions, grown.count) == (4, 50)
+
+
 def test_much_may_change_in_a_running_experiment():
     old = spec()
     new = replace(
