@@ -1,8 +1,9 @@
 """The action space: variant x channel x slot, exclusions, and indices that never move."""
 
+import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import product
 
@@ -16,6 +17,10 @@ FACTORS = ("variant", "channel", "slot")
 MAX_ACTIONS = 10_000
 MAX_LEVELS = 1_000
 MAX_EXCLUSIONS = 1_000
+MAX_ATTRIBUTES = 64
+MAX_GENERATION = 1_000_000
+LARGEST_ATTRIBUTE = 1e6
+RETIRED = "retired"
 _NAME = re.compile(r"[\w.:@+-][\w .:@+-]{0,63}")
 _TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
@@ -45,20 +50,53 @@ class Level:
         1 to 64 characters, unique in its factor.
     time
         Slots only: local time of day ``HH:MM`` at which the message goes out; None sends at once.
+    attributes
+        Pairs of name and number that describe the level, at most 64; kept in order of name.
+        They enter the model as declared, so scale them to about [-1, 1].
+    generation
+        The edit that added the level; 0 is the first specification.
+    retired
+        Whether the level is chosen no more. Its actions keep their indices and weights.
 
     Raises
     ------
     InvalidInputError
-        For a bad name or time.
+        For a bad name, time, generation or attribute.
     """
 
     name: str
     time: str | None = None
+    attributes: tuple[tuple[str, float], ...] = field(default_factory=tuple)
+    generation: int = 0
+    retired: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, "name")
         if self.time is not None and not _TIME.fullmatch(self.time):
             raise InvalidInputError(f"{self.time[:20]!r} is not HH:MM", field="time")
+        if not 0 <= self.generation <= MAX_GENERATION:
+            raise InvalidInputError(
+                f"must be in [0, {MAX_GENERATION}], got {self.generation}", field="generation"
+            )
+        if self.attributes:
+            object.__setattr__(self, "attributes", _checked_attributes(self.attributes))
+
+
+def _checked_attributes(pairs: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    """Give attributes in order of name, as floats."""
+    if len(pairs) > MAX_ATTRIBUTES:
+        raise InvalidInputError(
+            f"{len(pairs)} numbers, at most {MAX_ATTRIBUTES} are allowed", field="attributes"
+        )
+    for name, value in pairs:
+        check_name(name, "attributes")
+        if not (math.isfinite(value) and abs(value) <= LARGEST_ATTRIBUTE):
+            raise InvalidInputError(
+                f"must be finite and within +-1e6, got {value}", field=f"attributes.{name}"
+            )
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise InvalidInputError("repeat a name", field="attributes")
+    return tuple(sorted((name, float(value)) for name, value in pairs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +121,28 @@ class Exclusion:
             raise InvalidInputError("give a reason of 1 to 200 characters", field="reason")
 
 
+def _check_alike(levels: tuple[Level, ...], plural: str) -> None:
+    """Refuse levels with different names of attributes, and a factor with all levels retired."""
+    expected = [name for name, _ in levels[0].attributes]
+    for i, level in enumerate(levels):
+        found = [name for name, _ in level.attributes]
+        if found != expected:
+            raise InvalidInputError(
+                f"has attributes ({', '.join(found)}), but {levels[0].name!r} has "
+                f"({', '.join(expected)}); all levels of a factor need the same",
+                field=f"{plural}[{i}].attributes",
+            )
+    if all(level.retired for level in levels):
+        raise InvalidInputError("are all retired", field=plural)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ActionSpace:
     """All combinations of three factors, less the excluded ones.
 
-    An action's index is its place in the product, variant slowest; exclusions take no
-    index away, so a log stays readable whatever is excluded later.
+    Actions are ordered by generation, the latest of their levels', then by their place in the
+    product, variant slowest. So a level of a later generation moves no index, whatever its
+    factor; exclusions and retirement take none away. A log stays readable for ever.
 
     Parameters
     ----------
@@ -100,8 +154,8 @@ class ActionSpace:
     Raises
     ------
     InvalidInputError
-        For empty factors, repeated or too many levels, unknown levels in an exclusion, or
-        exclusions that leave nothing.
+        For empty factors, repeated or too many levels, levels of a factor with different
+        attributes, unknown levels in an exclusion, or rules that leave nothing.
     """
 
     variants: tuple[Level, ...]
@@ -122,6 +176,7 @@ class ActionSpace:
                 if level.time is not None and plural != "slots":
                     raise InvalidInputError("only slots have a time", field=f"{plural}[{i}].time")
                 seen.add(level.name)
+            _check_alike(levels, plural)
         if self.size > MAX_ACTIONS:
             raise InvalidInputError(f"{self.size} combinations, at most {MAX_ACTIONS} are allowed")
         self.check(self.exclusions)
@@ -141,7 +196,21 @@ class ActionSpace:
     @cached_property
     def table(self) -> NDArray[np.int32]:
         """Level indices of every action, shape (k, 3)."""
-        return np.array(list(product(*map(range, map(len, self.factors)))), dtype=np.int32)
+        grid = np.array(list(product(*map(range, map(len, self.factors)))), dtype=np.int32)
+        return grid[self._order]
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        """Place in the product of every action, shape (k,): by generation, stably."""
+        born = [np.array([level.generation for level in f]) for f in self.factors]
+        latest = np.maximum(np.maximum.outer(born[0], born[1])[:, :, None], born[2])
+        return np.argsort(latest.ravel(), kind="stable")
+
+    @cached_property
+    def _indices(self) -> list[int]:
+        """Index of every place in the product."""
+        indices: list[int] = np.argsort(self._order, kind="stable").tolist()
+        return indices
 
     @cached_property
     def _positions(self) -> tuple[dict[str, int], ...]:
@@ -162,7 +231,7 @@ class ActionSpace:
             if name not in positions:
                 raise NotFoundError(f"no {factor} {name[:64]!r}", field=factor)
             at = at * len(positions) + positions[name]
-        return at
+        return self._indices[at]
 
     def levels(self, action: int) -> tuple[Level, Level, Level]:
         """Give variant, channel and slot of an action index."""
@@ -172,7 +241,19 @@ class ActionSpace:
 
     @cached_property
     def _combinations(self) -> list[tuple[Level, Level, Level]]:
-        return list(product(*self.factors))
+        grid = list(product(*self.factors))
+        return [grid[place] for place in self._order]
+
+    @cached_property
+    def _rules(self) -> tuple[Exclusion, ...]:
+        """What holds for every request: retired levels, then the declared exclusions."""
+        retired = [
+            Exclusion(**{factor: level.name}, reason=RETIRED)
+            for factor, levels in zip(FACTORS, self.factors, strict=True)
+            for level in levels
+            if level.retired
+        ]
+        return (*retired, *self.exclusions)
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
@@ -196,7 +277,7 @@ class ActionSpace:
     def _mask(self, exclusions: tuple[Exclusion, ...]) -> NDArray[np.bool_]:
         self.check(exclusions)
         mask = np.ones(self.size, dtype=np.bool_)
-        for rule in (*self.exclusions, *exclusions):
+        for rule in (*self._rules, *exclusions):
             mask &= ~self._matches(rule)
         mask.flags.writeable = False
         return mask
@@ -204,7 +285,7 @@ class ActionSpace:
     def removed(self, exclusions: tuple[Exclusion, ...]) -> list[Removed]:
         """Name each removed action with the first rule that took it away."""
         self.check(exclusions)
-        rules = list(dict.fromkeys((*self.exclusions, *exclusions)))
+        rules = list(dict.fromkeys((*self._rules, *exclusions)))
         first = np.full(self.size, -1)
         for i, rule in enumerate(rules):
             first[(first < 0) & self._matches(rule)] = i

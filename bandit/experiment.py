@@ -6,12 +6,12 @@ posterior that learns is the caller's. The server and the simulator call these s
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 from uuid import UUID
 
 import numpy as np
 
-from bandit import rng
+from bandit import revision, rng
 from bandit.actions import Exclusion
 from bandit.decision import Decision, Group, Reason
 from bandit.errors import InvalidInputError
@@ -142,6 +142,34 @@ class Experiment:
         x = self.spec.encoder.encode(rows)
         chosen = np.asarray(actions, dtype=np.int64)
         posterior.fold(Outcomes(x, chosen, np.asarray(outcomes, dtype=np.float64)), seq=seq)
+
+    def revise(self, posterior: Posterior, spec: ExperimentSpec) -> tuple[Self, Posterior]:
+        """Go on under an edited specification, with levels added or retired.
+
+        Parameters
+        ----------
+        posterior
+            What was learned so far; it is not changed.
+        spec
+            The edited specification.
+
+        Returns
+        -------
+        Self, Posterior
+            The revised experiment, and what it would have learned from the same log, bit for
+            bit. Indices of actions are the same in both. Publish before deciding: a snapshot
+            belongs to the experiment that published it.
+
+        Raises
+        ------
+        InvalidInputError
+            If the edit would reset or reinterpret what was learned; see
+            ``revision.check_revision``.
+        """
+        revision.check_revision(self.spec, spec)
+        after = type(self)(spec, secret=self.secret)
+        old, new = self.spec.features, spec.features
+        return after, revision.grow(posterior, after.prior(), old, new)
 
     def group(self, customer: bytes) -> Group:
         """Give a customer's traffic group."""

@@ -2,12 +2,15 @@
 
 The linear predictor is ``eta(x, a) = sum over terms of w[term, cell(a)] . x`` (or of a single
 weight per cell). A term is a set of names such as ``context:variant`` (one weight vector per
-variant) or ``variant:channel`` (one number per pair); no design matrix is ever built.
+variant) or ``variant:channel`` (one number per pair); no design matrix is ever built. A term such
+as ``context:variant.attributes`` has one weight vector per attribute, and an action adds up all
+of them, each times the number that its level declares.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +24,10 @@ from bandit.kernels.compiling import Bools, Cells, Floats, Ints
 MAX_TERMS = 16
 MAX_WEIGHTS = 2_048
 MAX_STATISTICS = 16_000_000
+MAX_LOADS = 1_000_000
+OWN_EFFECT_SD = 0.2
+ATTRIBUTES = tuple(f"{factor}.attributes" for factor in FACTORS)
+_TERM_NAMES = ("context", *FACTORS, *ATTRIBUTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +37,8 @@ class Term:
     Parameters
     ----------
     of
-        Names joined by ``:``, from context, variant, channel, slot.
+        Names joined by ``:``, from context, variant, channel, slot, and variant.attributes,
+        channel.attributes, slot.attributes; of a factor either its levels or their attributes.
     prior_sd
         Prior standard deviation of each weight, in units of the reward noise.
 
@@ -46,12 +54,16 @@ class Term:
     def __post_init__(self) -> None:
         names = self.of.split(":")
         for name in names:
-            if name not in ("context", *FACTORS):
+            if name not in _TERM_NAMES:
                 raise InvalidInputError(
-                    f"{name[:40]!r} is none of context, {', '.join(FACTORS)}", field="of"
+                    f"{name[:40]!r} is none of {', '.join(_TERM_NAMES)}", field="of"
                 )
         if len(set(names)) < len(names):
             raise InvalidInputError(f"{self.of!r} repeats a name", field="of")
+        if len({name.partition(".")[0] for name in names}) < len(names):
+            raise InvalidInputError(
+                f"{self.of!r} names a factor and its attributes; use two terms", field="of"
+            )
         if not 1e-3 <= self.prior_sd <= 1e3:
             raise InvalidInputError(
                 f"must be in [1e-3, 1e3], got {self.prior_sd}", field="prior_sd"
@@ -61,6 +73,16 @@ class Term:
     def names(self) -> frozenset[str]:
         """The names of the term."""
         return frozenset(self.of.split(":"))
+
+    @property
+    def factors(self) -> frozenset[str]:
+        """The factors whose levels, or whose levels' attributes, the term depends on."""
+        return frozenset(name.partition(".")[0] for name in self.names) - {"context"}
+
+    @property
+    def has_attributes(self) -> bool:
+        """Whether the term names attributes."""
+        return "." in self.of
 
 
 class Planes(NamedTuple):
@@ -88,14 +110,24 @@ def default_terms(space: ActionSpace) -> tuple[Term, ...]:
     """Give the terms of an experiment that declares none.
 
     One factor with more than one level: the disjoint bandit. More: a shared block, one block
-    per level of each factor, and one number per pair of levels.
+    per level of each factor, and one number per pair of levels. A factor whose levels have
+    attributes gets one block per attribute and one number per level instead of a block per
+    level: what attributes predict is learned from all levels, and a new one starts from it.
+    Such a factor has its terms with one level, too, so that they stay when levels are added.
     """
-    several = [f for f, levels in zip(FACTORS, space.factors, strict=True) if len(levels) > 1]
-    if len(several) <= 1:
-        return (Term(of=f"context:{several[0] if several else 'variant'}"),)
-    pairs = [f"{a}:{b}" for i, a in enumerate(several) for b in several[i + 1 :]]
-    crossed = [f"context:{factor}" for factor in several]
-    return tuple(Term(of=of) for of in ("context", *crossed, *pairs))
+    pairs = list(zip(FACTORS, space.factors, strict=True))
+    described = {factor for factor, levels in pairs if levels[0].attributes}
+    several = [factor for factor, levels in pairs if len(levels) > 1 or factor in described]
+    if len(several) <= 1 and not described:
+        return (Term(of=f"context:{next(iter(several), 'variant')}"),)
+    terms = [Term(of="context")]
+    for factor in several:
+        if factor in described:
+            terms.append(Term(of=f"context:{factor}.attributes"))
+            terms.append(Term(of=factor, prior_sd=OWN_EFFECT_SD))
+        else:
+            terms.append(Term(of=f"context:{factor}"))
+    return (*terms, *(Term(of=f"{a}:{b}") for a, b in combinations(several, 2)))
 
 
 class Encoder:
@@ -169,13 +201,15 @@ class FeatureMap:
             raise InvalidInputError(f"need 1 to {MAX_TERMS}, got {len(self.terms)}", field="terms")
         if len({t.names for t in self.terms}) < len(self.terms):
             raise InvalidInputError("are repeated", field="terms")
-        used = frozenset[str]().union(*(t.names for t in self.terms))
-        for factor, levels in zip(FACTORS, self.space.factors, strict=True):
-            if len(levels) > 1 and factor not in used:
-                raise InvalidInputError(
-                    f"no term names {factor}, so its {len(levels)} levels can not be told apart",
-                    field="terms",
-                )
+        self._check_factors()
+        rows = int(self.counts[self.parts > 0].max(initial=0))
+        loads = len(self.terms) * rows * int(self.parts.max())
+        if loads > MAX_LOADS:
+            raise InvalidInputError(
+                f"need {loads} coefficients of attributes, at most {MAX_LOADS} are allowed; "
+                "use fewer attributes, or cross them with fewer levels",
+                field="terms",
+            )
         if self.weights > MAX_WEIGHTS:
             raise InvalidInputError(
                 f"need {self.weights} weights in a block, at most {MAX_WEIGHTS} are allowed",
@@ -188,16 +222,91 @@ class FeatureMap:
                 field="terms",
             )
 
+    def _check_factors(self) -> None:
+        """Refuse terms that name attributes which are not there, or leave levels alike."""
+        used = frozenset[str]().union(*(t.names for t in self.terms))
+        for factor, levels in zip(FACTORS, self.space.factors, strict=True):
+            described = f"{factor}.attributes"
+            if described in used and not levels[0].attributes:
+                raise InvalidInputError(
+                    f"name {described}, but the levels of {factor} declare none", field="terms"
+                )
+            if len(levels) == 1 or factor in used:
+                continue
+            if described not in used:
+                raise InvalidInputError(
+                    f"no term names {factor}, so its {len(levels)} levels can not be told apart",
+                    field="terms",
+                )
+            first: dict[object, str] = {}
+            for level in levels:
+                twin = first.setdefault(level.attributes, level.name)
+                if twin != level.name:
+                    raise InvalidInputError(
+                        f"can not tell {twin!r} from {level.name!r}, whose attributes are the "
+                        f"same; add a term that names {factor}",
+                        field="terms",
+                    )
+
     @cached_property
     def cells(self) -> Cells:
-        """Cell of every action in every term, shape (t, k)."""
-        return np.array([self._cell(term.names) for term in self.terms], dtype=np.int32)
+        """Cell of every action in every term, shape (t, k).
+
+        The place of its levels in the product of the term's factors: the weights' place, or the
+        row of ``loads`` where the term has attributes.
+        """
+        return np.array([self._cell(term.factors) for term in self.terms], dtype=np.int32)
 
     @cached_property
     def counts(self) -> Ints:
         """Number of cells of every term, shape (t,)."""
         counts: Ints = self.cells.max(axis=1).astype(np.int64) + 1
         return counts
+
+    @cached_property
+    def parts(self) -> Ints:
+        """Cells with weights of every term that has attributes, shape (t,); 0 for others.
+
+        One for each attribute; where the term names other factors too, for each attribute and
+        each combination of their levels.
+        """
+        return np.array([self._parts(term) for term in self.terms], dtype=np.int64)
+
+    def _parts(self, term: Term) -> int:
+        if not term.has_attributes:
+            return 0
+        parts = 1
+        for factor, levels in zip(FACTORS, self.space.factors, strict=True):
+            if factor in term.names:
+                parts *= len(levels)
+            elif factor in term.factors:
+                parts *= len(levels[0].attributes)
+        return parts
+
+    @cached_property
+    def loads(self) -> Floats:
+        """How much of each part an action takes, shape (t, max(counts), max(parts)).
+
+        The maxima are over terms with attributes. Row ``loads[j, cells[j, a]]`` holds the
+        coefficients of action a's features in term j: its level's attributes.
+        """
+        described = self.parts > 0
+        rows = int(self.counts[described].max(initial=0))
+        loads = np.zeros((len(self.terms), rows, int(self.parts.max(initial=0))))
+        for j in np.flatnonzero(described):
+            loads[j, : self.counts[j], : self.parts[j]] = self._loads(self.terms[j])
+        return loads
+
+    def _loads(self, term: Term) -> Floats:
+        """Give the Kronecker product of one-hot levels and attributes, shape (cells, parts)."""
+        rows: Floats = np.ones((1, 1))
+        for factor, levels in zip(FACTORS, self.space.factors, strict=True):
+            if factor in term.names:
+                rows = np.kron(rows, np.eye(len(levels))).astype(np.float64)
+            elif factor in term.factors:
+                values = [[value for _, value in level.attributes] for level in levels]
+                rows = np.kron(rows, values).astype(np.float64)
+        return rows
 
     @cached_property
     def crossed(self) -> Bools:
@@ -211,7 +320,8 @@ class FeatureMap:
 
     @cached_property
     def _sizes(self) -> Ints:
-        sizes: Ints = self.counts * np.where(self.crossed, self.width, 1)
+        cells = np.where(self.parts > 0, self.parts, self.counts)
+        sizes: Ints = cells * np.where(self.crossed, self.width, 1)
         return sizes
 
     @cached_property
@@ -222,7 +332,7 @@ class FeatureMap:
         every action (the shared block) decides nothing and goes to none.
         """
         several = {f for f, ls in zip(FACTORS, self.space.factors, strict=True) if len(ls) > 1}
-        wanted = [frozenset(term.names & several) for term in self.terms]
+        wanted = [frozenset(term.factors & several) for term in self.terms]
         planes: list[frozenset[str]] = []
         for factors in sorted(set(wanted), key=lambda f: (-len(f), sorted(f))):
             if factors and not any(factors <= plane for plane in planes):
@@ -255,8 +365,10 @@ class FeatureMap:
     @cached_property
     def is_disjoint(self) -> bool:
         """Whether every action has weights of its own, so that scores are independent."""
+        term = self.terms[0]
         same = self.counts[0] == self.space.size
-        return len(self.terms) == 1 and bool(same) and bool(self.crossed[0])
+        alone = len(self.terms) == 1 and not term.has_attributes
+        return alone and bool(same) and bool(self.crossed[0])
 
     @property
     def blocks(self) -> int:
@@ -275,3 +387,52 @@ class FeatureMap:
             return np.full(self.width, self.terms[0].prior_sd ** -2.0)
         scales: Sequence[float] = [term.prior_sd**-2.0 for term in self.terms]
         return np.repeat(np.array(scales), self._sizes)
+
+    def weight_names(self, columns: Sequence[str]) -> list[str]:
+        """Name every weight of a block, such as ``age:variant=short`` or ``variant.length``.
+
+        Parameters
+        ----------
+        columns : (d,)
+            Names of the features, from ``Encoder``.
+
+        Returns
+        -------
+        (m,)
+            In a disjoint model the features' names: blocks differ by their action.
+        """
+        if self.is_disjoint:
+            return list(columns)
+        names: list[str] = []
+        for term in self.terms:
+            choices: list[list[str]] = []
+            for factor, levels in zip(FACTORS, self.space.factors, strict=True):
+                if factor in term.names:
+                    choices.append([f"{factor}={level.name}" for level in levels])
+                elif factor in term.factors:
+                    choices.append([f"{factor}.{name}" for name, _ in levels[0].attributes])
+            context = [[*columns]] if "context" in term.names else []
+            crossed = [
+                (*cell[len(choices) :], *cell[: len(choices)])
+                for cell in product(*choices, *context)
+            ]
+            names += [":".join(parts) for parts in crossed]
+        return names
+
+    def design(self, x: Floats, action: int) -> Floats:
+        """Give phi(x, a), the coefficients of an action's weights, shape (m,).
+
+        For explanations and tests: decisions never build it.
+        """
+        if self.is_disjoint:
+            return x.copy()
+        phi = np.zeros(self.weights)
+        for j, first in enumerate(self.offsets.tolist()):
+            block = x if self.crossed[j] else np.ones(1)
+            cell = int(self.cells[j, action])
+            if self.parts[j]:
+                block = np.outer(self.loads[j, cell, : self.parts[j]], block).ravel()
+                cell = 0
+            start = first + cell * len(block)
+            phi[start : start + len(block)] = block
+        return phi

@@ -172,7 +172,7 @@ def build(spec: PolicySpec, space: ActionSpace, *, is_joint: bool) -> Policy:
         except NotFoundError as error:
             raise InvalidInputError(error.message, field=f"action.{error.field}") from None
         if not space.mask[action]:
-            raise InvalidInputError("is excluded by actions.exclusions", field="action")
+            raise InvalidInputError("is excluded by actions.exclusions, or retired", field="action")
         return Fixed(action)
     eligible = int(np.count_nonzero(space.mask))
     floor = spec.floor

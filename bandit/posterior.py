@@ -202,7 +202,8 @@ class GaussianPosterior(Posterior):
             folding.fold_dense(x, actions, rewards, weights, *state)
         else:
             f = self.features
-            folding.fold_sparse(x, actions, rewards, weights, f.cells, f.offsets, f.crossed, *state)
+            terms = f.cells, f.offsets, f.crossed, f.parts, f.loads
+            folding.fold_sparse(x, actions, rewards, weights, *terms, *state)
 
     def moments(self) -> Moments:
         """Derive means, factors and the noise estimate."""

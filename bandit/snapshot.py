@@ -103,7 +103,15 @@ class SampleBank:
         f = self.features
         return Choices(
             *deciding.decide_joint(
-                *asked, self.bank, f.offsets, f.crossed, f.counts, *f.planes, floor
+                *asked,
+                self.bank,
+                f.offsets,
+                f.crossed,
+                f.counts,
+                f.parts,
+                f.loads,
+                *f.planes,
+                floor,
             )
         )
 
@@ -111,7 +119,7 @@ class SampleBank:
         """Take the best action of one member of the bank."""
         f = self.features
         actions = deciding.draw_joint(
-            *asked, self.bank, f.offsets, f.crossed, f.counts, *f.planes, floor
+            *asked, self.bank, f.offsets, f.crossed, f.counts, f.parts, f.loads, *f.planes, floor
         )
         return Choices(actions, None)
 

@@ -133,7 +133,7 @@ class ExperimentSpec:
         except NotFoundError as error:
             raise InvalidInputError(error.message, field=f"{name}.{error.field}") from None
         if not self.actions.mask[index]:
-            raise InvalidInputError("is excluded by actions.exclusions", field=name)
+            raise InvalidInputError("is excluded by actions.exclusions, or retired", field=name)
 
     def _check_beta(self) -> None:
         if self.policy.posterior != "beta_bernoulli":

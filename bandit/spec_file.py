@@ -67,8 +67,10 @@ def parse(text: str, form: str) -> ExperimentSpec:
 def from_data(data: object) -> ExperimentSpec:
     """Read a specification from nested dicts and lists; see ``parse`` for errors."""
     try:
-        text = json.dumps({"spec": _named_levels(data)})
+        text = json.dumps({"spec": _full_levels(data)})
         spec = _Document.model_validate_json(text).spec
+    except InvalidInputError:
+        raise
     except ValidationError as error:
         raise _readable(error) from None
     except (TypeError, ValueError, RecursionError) as error:
@@ -83,8 +85,17 @@ def _check_size(text: str) -> None:
 
 
 def to_data(spec: ExperimentSpec) -> dict[str, Any]:
-    """Give a specification as nested dicts and lists; defaults are written out."""
+    """Give a specification as nested dicts and lists; defaults are written out.
+
+    Of a level only what is not the default, for there may be thousands.
+    """
     data: dict[str, Any] = _EXPORT.dump_python(spec, mode="json", exclude_none=True)
+    for levels in map(data["actions"].get, _LEVELS):
+        for level in levels:
+            level["attributes"] = dict(level["attributes"])
+            for name in ("attributes", "generation", "retired"):
+                if not level[name]:
+                    del level[name]
     return data
 
 
@@ -93,17 +104,33 @@ def to_json(spec: ExperimentSpec) -> str:
     return json.dumps(to_data(spec), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _named_levels(data: object) -> object:
-    """Let a level be written as its bare name."""
+def _full_levels(data: object) -> object:
+    """Let a level be written as its bare name, and its attributes as a table."""
     if not isinstance(data, dict) or not isinstance(data.get("actions"), dict):
         return data
     actions = {
-        key: [{"name": v} if isinstance(v, str) else v for v in value]
+        key: [_full_level(v, f"actions.{key}[{i}]") for i, v in enumerate(value)]
         if key in _LEVELS and isinstance(value, list)
         else value
         for key, value in data["actions"].items()
     }
     return {**data, "actions": actions}
+
+
+def _full_level(level: object, path: str) -> object:
+    if isinstance(level, str):
+        return {"name": level}
+    if not isinstance(level, dict) or "attributes" not in level:
+        return level
+    table = level["attributes"]
+    if not isinstance(table, dict):
+        raise InvalidInputError("needs a table of numbers", field=f"{path}.attributes")
+    for name, value in table.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidInputError(
+                f"needs a number, got {str(value)[:60]!r}", field=f"{path}.attributes.{name}"[:200]
+            )
+    return {**level, "attributes": list(table.items())}
 
 
 def _readable(error: ValidationError) -> InvalidInputError:

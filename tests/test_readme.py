@@ -290,7 +290,7 @@ def declared(kind: type) -> dict[str, str]:
             defaults[field.name] = "(none)"
         else:
             written = TypeAdapter(hints[field.name]).dump_python(
-                field.default, mode="json", exclude_none=True
+                field.default, mode="json", exclude_none=True, exclude_defaults=True
             )
             defaults[field.name] = written
     return defaults

@@ -97,6 +97,8 @@ def decide_joint(
     offsets: Ints,
     crossed: Bools,
     counts: Ints,
+    parts: Ints,
+    loads: Floats,
     homes: Cells,
     places: Cells,
     cells: Cells,
@@ -111,7 +113,7 @@ def decide_joint(
         As in ``decide_independent``.
     bank : (m, draws)
         Joint draws of all weights, fixed for a snapshot.
-    offsets, crossed, counts, homes, places, sizes
+    offsets, crossed, counts, parts, loads, homes, places, sizes
         The terms and their planes, as in ``plane_scores``.
     cells
         As in ``best_actions``.
@@ -131,7 +133,9 @@ def decide_joint(
     best, chosen = np.empty(draws), np.empty(draws, dtype=np.int64)
     for t in range(n):
         eligible = masks[which[t]]
-        plane_scores(x[t], bank, offsets, crossed, counts, homes, places, sizes, scores)
+        plane_scores(
+            x[t], bank, offsets, crossed, counts, parts, loads, homes, places, sizes, scores
+        )
         best_actions(scores, cells, sizes, eligible, best, chosen)
         for winner in chosen:
             if winner >= 0:
@@ -151,6 +155,8 @@ def draw_joint(
     offsets: Ints,
     crossed: Bools,
     counts: Ints,
+    parts: Ints,
+    loads: Floats,
     homes: Cells,
     places: Cells,
     cells: Cells,
@@ -168,7 +174,9 @@ def draw_joint(
         if actions[t] < 0:
             member = min(int(u * draws), draws - 1)
             column = bank[:, member].copy().reshape(-1, 1)
-            plane_scores(x[t], column, offsets, crossed, counts, homes, places, sizes, scores)
+            plane_scores(
+                x[t], column, offsets, crossed, counts, parts, loads, homes, places, sizes, scores
+            )
             best_actions(scores, cells, sizes, eligible, best, chosen)
             actions[t] = chosen[0]
     return actions

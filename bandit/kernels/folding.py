@@ -51,11 +51,13 @@ def fold_sparse(
     cells: Cells,
     offsets: Ints,
     crossed: Bools,
+    parts: Ints,
+    loads: Floats,
     p: Floats,
     h: Floats,
     s: Floats,
 ) -> None:
-    """Add outcomes of a joint model: each touches one cell of every term.
+    """Add outcomes of a joint model: each touches one cell of every term, or all its parts.
 
     Parameters
     ----------
@@ -68,6 +70,10 @@ def fold_sparse(
         First weight of each term.
     crossed : (t,)
         Whether a term's cell holds d weights (crossed with the context) or one.
+    parts : (t,)
+        Cells of a term with attributes, of which an action takes a mixture; 0 for others.
+    loads : (t, cells, parts)
+        The mixture: coefficient of every part in each cell of a term with attributes.
     p : (1, m, m)
     h : (1, m)
     s : (1, 2)
@@ -78,13 +84,30 @@ def fold_sparse(
     O(n z**2) for z non-zero features of an action.
     """
     d, terms = x.shape[1], cells.shape[0]
-    index = np.empty(terms * d, dtype=np.int64)
-    value = np.empty(terms * d)
+    room = 0
+    for j in range(terms):
+        room += max(parts[j], 1) * (d if crossed[j] else 1)
+    index = np.empty(room, dtype=np.int64)
+    value = np.empty(room)
     for t in range(x.shape[0]):
         n = 0
         for j in range(terms):
             cell = cells[j, action[t]]
-            if crossed[j]:
+            if parts[j] > 0:
+                for part in range(parts[j]):
+                    load = loads[j, cell, part]
+                    if load == 0.0:
+                        continue
+                    if crossed[j]:
+                        for i in range(d):
+                            if x[t, i] != 0.0:
+                                index[n] = offsets[j] + part * d + i
+                                value[n] = load * x[t, i]
+                                n += 1
+                    else:
+                        index[n], value[n] = offsets[j] + part, load
+                        n += 1
+            elif crossed[j]:
                 for i in range(d):
                     if x[t, i] != 0.0:
                         index[n], value[n] = offsets[j] + cell * d + i, x[t, i]

@@ -121,12 +121,65 @@ def block_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread:
 
 
 @kernel
+def part_scores(x: Floats, bank: Floats, first: int, crossed: bool, out: Floats) -> None:  # noqa: FBT001
+    """Score the parts of a term with attributes under every draw, as ``plane_scores`` does cells.
+
+    Parameters
+    ----------
+    first
+        First weight of the term.
+    crossed
+        Whether a part holds d weights or one.
+    out : (parts, draws)
+        Filled.
+    """
+    d, draws = x.shape[0], bank.shape[1]
+    for part in range(out.shape[0]):
+        level = out[part]
+        if not crossed:
+            level[:] = bank[first + part]
+            continue
+        level[:] = 0.0
+        for i in range(d):
+            xi = x[i]
+            if xi != 0.0:
+                row = bank[first + part * d + i]
+                for t in range(draws):
+                    level[t] += xi * row[t]
+
+
+@kernel
+def mix(loads: Floats, scores: Floats, out: Floats) -> None:
+    """Add up ``scores : (parts, draws)`` times ``loads : (parts,)`` into ``out : (draws,)``.
+
+    Notes
+    -----
+    O(parts draws), part after part; four at a time, so that ``out`` is read a quarter as often.
+    """
+    n, draws = scores.shape
+    out[:] = 0.0
+    for part in range(0, n - n % 4, 4):
+        a, b, c, d = loads[part], loads[part + 1], loads[part + 2], loads[part + 3]
+        if a == 0.0 and b == 0.0 and c == 0.0 and d == 0.0:
+            continue
+        one, two, three, four = scores[part], scores[part + 1], scores[part + 2], scores[part + 3]
+        for t in range(draws):
+            out[t] = out[t] + a * one[t] + b * two[t] + c * three[t] + d * four[t]
+    for part in range(n - n % 4, n):
+        a, one = loads[part], scores[part]
+        for t in range(draws):
+            out[t] += a * one[t]
+
+
+@kernel
 def plane_scores(
     x: Floats,
     bank: Floats,
     offsets: Ints,
     crossed: Bools,
     counts: Ints,
+    parts: Ints,
+    loads: Floats,
     homes: Cells,
     places: Cells,
     sizes: Ints,
@@ -140,6 +193,9 @@ def plane_scores(
     bank : (m, draws)
     offsets, crossed, counts : (t,)
         First weight, whether crossed with the context, and number of cells of every term.
+    parts, loads
+        Terms with attributes, as in ``fold_sparse``: their parts are scored once, then mixed
+        for every cell.
     homes : (t,)
         Plane of each term, or -1 for one that is the same for every action.
     places : (t, max(sizes))
@@ -151,20 +207,27 @@ def plane_scores(
 
     Notes
     -----
-    O(draws (non-zero features of all cells + cells of all planes per term)).
+    O(draws (non-zero features of all cells + cells of all planes per term)); a term with
+    attributes adds its cells times its parts.
     """
     d, draws = x.shape[0], bank.shape[1]
     level = np.empty(draws)
+    mixed = np.empty((loads.shape[2], draws))
     begun = np.zeros(sizes.shape[0], dtype=np.bool_)
     for j in range(homes.shape[0]):
         home = homes[j]
         if home < 0:
             continue
         start = sizes[:home].sum()
+        if parts[j] > 0:
+            part_scores(x, bank, offsets[j], crossed[j], mixed[: parts[j]])
         for cell in range(counts[j]):
-            weights = bank[offsets[j] + cell]
-            if crossed[j]:
-                weights = level
+            weights = level
+            if parts[j] > 0:
+                mix(loads[j, cell], mixed[: parts[j]], level)
+            elif not crossed[j]:
+                weights = bank[offsets[j] + cell]
+            else:
                 level[:] = 0.0
                 for i in range(d):
                     xi = x[i]  # held in a register: `level` might alias x

@@ -894,21 +894,59 @@ class Level(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique in its factor; 1 to 64 characters."""
     time: _builtins.str
     """Slots only: local time of day HH:MM; not set: at once."""
+    generation: _builtins.int
+    """The edit that added the level; 0 is the first specification. Actions are ordered by the
+    latest generation of their levels, so an added level moves no index.
+    """
+    retired: _builtins.bool
+    """Whether it is chosen no more. Its actions keep their indices."""
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Numbers that describe the level, by name; at most 64, the same names at every level of a
+        factor, within +-1e6. Scale them to about -1 to 1.
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         time: _builtins.str | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        generation: _builtins.int = ...,
+        retired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_time", b"_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time", b"_time", "name", b"name", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time", b"_time", "attributes", b"attributes", "generation", b"generation", "name", b"name", "retired", b"retired", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__time: _TypeAlias = _typing.Literal["time"]  # noqa: Y015
     _WhichOneofArgType__time: _TypeAlias = _typing.Literal["_time", b"_time"]  # noqa: Y015
@@ -1142,7 +1180,9 @@ class Term(_message.Message):
     OF_FIELD_NUMBER: _builtins.int
     PRIOR_SD_FIELD_NUMBER: _builtins.int
     of: _builtins.str
-    """Names joined by a colon, from context, variant, channel, slot."""
+    """Names joined by a colon, from context, variant, channel, slot, variant.attributes,
+    channel.attributes, slot.attributes; of a factor either its levels or their attributes.
+    """
     prior_sd: _builtins.float
     """Prior standard deviation of each weight in units of the noise; default 1."""
     def __init__(

@@ -110,6 +110,59 @@ def test_slots_take_a_time_of_day(time: str):
     assert ActionSpace(variants=one, channels=one, slots=(slot,)).slots[0].time == time
 
 
+def numbers(**values: float) -> tuple[tuple[str, float], ...]:
+    return tuple(values.items())
+
+
+def test_attributes_are_kept_in_order_of_name_and_can_be_hashed():
+    one, other = (Level(name="a", attributes=v) for v in (numbers(b=1, a=2), numbers(a=2, b=1)))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one.attributes == (("a", 2.0), ("b", 1.0))
+
+
+@pytest.mark.parametrize(
+    ("parts", "field"),
+    [
+        ({"attributes": numbers(a=float("nan"))}, "attributes.a"),
+        ({"attributes": numbers(a=float("inf"))}, "attributes.a"),
+        ({"attributes": numbers(a=1.1e6)}, "attributes.a"),
+        ({"attributes": (("a", 1.0), ("a", 2.0))}, "attributes"),
+        ({"attributes": (("a/b", 1.0),)}, "attributes"),
+        ({"attributes": tuple((f"z{i}", 1.0) for i in range(65))}, "attributes"),
+        ({"generation": -1}, "generation"),
+        ({"generation": 1_000_001}, "generation"),
+    ],
+)
+def test_a_level_out_of_range_is_refused(parts: dict[str, object], field: str):
+    with pytest.raises(InvalidInputError) as caught:
+        Level(name="a", **parts)  # type: ignore[arg-type]
+    assert caught.value.field == field
+
+
+def test_a_later_generation_comes_last_whatever_its_factor():
+    late = Level(name="late", generation=1)
+    actions = ActionSpace(variants=(late, A), channels=(A, B), slots=(A,))
+    order = [(v.name, c.name) for v, c, _ in map(actions.levels, range(4))]
+    assert order == [("a", "a"), ("a", "b"), ("late", "a"), ("late", "b")]
+    latest = Level(name="fax", generation=2)
+    more = ActionSpace(variants=(late, A), channels=(latest, A, B), slots=(A,))
+    order += [("late", "fax"), ("a", "fax")]
+    assert [(v.name, c.name) for v, c, _ in map(more.levels, range(6))] == order
+    assert [more.index(v, c, "a") for v, c in order] == list(range(6))
+
+
+def test_a_retired_level_is_removed_before_any_rule():
+    gone = Level(name="gone", retired=True)
+    own = Exclusion(channel="a", reason="own")
+    actions = ActionSpace(variants=(A, gone), channels=(A, B), exclusions=(own,))
+    np.testing.assert_array_equal(actions.mask, [False, True, False, False])
+    said = [(r.action, r.reason) for r in actions.removed(())]
+    assert said == [(0, "own"), (2, "retired"), (3, "retired")]
+    asked = Exclusion(variant="gone", reason="asked")
+    np.testing.assert_array_equal(actions.eligible((asked,)), actions.mask)
+
+
 A, B, AT_NINE = Level(name="a"), Level(name="b"), Level(name="nine", time="09:00")
 
 
@@ -123,6 +176,8 @@ A, B, AT_NINE = Level(name="a"), Level(name="b"), Level(name="nine", time="09:00
         ({"variants": (A, AT_NINE)}, r"variants\[1\].time"),
         ({"channels": (AT_NINE,)}, r"channels\[0\].time"),
         ({"variants": tuple(Level(name=str(i)) for i in range(1001))}, "variants"),
+        ({"variants": (A, Level(name="b", attributes=numbers(p=1)))}, r"variants\[1\].attributes"),
+        ({"channels": (Level(name="b", retired=True),)}, "channels"),
         ({"exclusions": (Exclusion(variant="z", reason="r"),)}, r"exclusions\[0\].variant"),
         ({"exclusions": (Exclusion(variant="a", reason="r"),)}, "exclusions"),
         ({"exclusions": (Exclusion(variant="a", reason="r"),) * 1001}, "exclusions"),

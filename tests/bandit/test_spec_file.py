@@ -110,7 +110,17 @@ def test_what_is_left_out_is_the_default():
 # --- round trips ------------------------------------------------------------------------
 
 NAMES = st.from_regex(r"[a-zA-Z_äß0-9][\w .:@+-]{0,10}", fullmatch=True)
+NUMBERS = st.integers(-5, 5) | st.floats(-1e6, 1e6)
 LEVELS = st.lists(NAMES, min_size=1, max_size=3, unique=True)
+VARIANTS = st.lists(
+    st.fixed_dictionaries(
+        {"name": NAMES, "attributes": st.fixed_dictionaries({"p": st.floats(-1, 1), "é": NUMBERS})},
+        optional={"generation": st.integers(0, 9)},
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda level: level["name"],
+)
 CLOCKS = st.times().map(lambda t: f"{t:%H:%M}")
 FINITE = st.floats(-1e6, 1e6)
 FIELDS = st.one_of(
@@ -130,7 +140,7 @@ SPECS = st.fixed_dictionaries(
     {
         "name": NAMES,
         "actions": st.fixed_dictionaries(
-            {"variants": LEVELS, "channels": LEVELS},
+            {"variants": LEVELS | VARIANTS, "channels": LEVELS},
             optional={
                 "slots": st.lists(
                     st.fixed_dictionaries({"name": NAMES}, optional={"time": CLOCKS}),
@@ -195,6 +205,39 @@ def test_reading_does_not_change_what_is_read(data: dict[str, object]):
     assert data == before
 
 
+def test_a_levels_edits_and_attributes_are_read_and_written():
+    text = """
+    name = "welcome"
+    [actions]
+    channels = ["email"]
+    [[actions.variants]]
+    name = "short"
+    attributes = { warmth = 0.5, length = -1 }
+    [[actions.variants]]
+    name = "long"
+    attributes = { length = 1, warmth = 0 }
+    generation = 2
+    retired = true
+    [outcome]
+    window = 60
+    rewards = [{ name = "click" }]
+    """
+    spec = parse(text, "toml")
+    short, long = spec.actions.variants
+    assert short.attributes == (("length", -1.0), ("warmth", 0.5))
+    assert (long.generation, long.retired) == (2, True)
+    assert to_data(spec)["actions"]["variants"] == [
+        {"name": "short", "attributes": {"length": -1.0, "warmth": 0.5}},
+        {
+            "name": "long",
+            "attributes": {"length": 1.0, "warmth": 0.0},
+            "generation": 2,
+            "retired": True,
+        },
+    ]
+    assert to_data(spec)["actions"]["channels"] == [{"name": "email"}]
+
+
 def test_json_is_canonical():
     text = to_json(WELCOME)
     assert text == json.dumps(
@@ -242,6 +285,38 @@ EDITS: list[tuple[tuple[str | int, ...], object, str]] = [
     (("actions", "variants", 1), {"name": "a/b"}, "actions.variants[1].name"),
     (("actions", "variants", 1), {"name": "b", "time": "09:00"}, "actions.variants[1].time"),
     (("actions", "variants", 1), 7, "actions.variants[1]"),
+    (
+        ("actions", "variants", 1),
+        {"name": "b", "attributes": {"p": 1}},
+        "actions.variants[1].attributes",
+    ),
+    (
+        ("actions", "variants", 1),
+        {"name": "b", "attributes": [["p", 1]]},
+        "actions.variants[1].attributes",
+    ),
+    (
+        ("actions", "variants", 1),
+        {"name": "b", "attributes": {"p": "1"}},
+        "actions.variants[1].attributes.p",
+    ),
+    (
+        ("actions", "variants", 1),
+        {"name": "b", "attributes": {"p": True}},
+        "actions.variants[1].attributes.p",
+    ),
+    (
+        ("actions", "variants", 1),
+        {"name": "b", "attributes": {"p": 1e7}},
+        "actions.variants[1].attributes.p",
+    ),
+    (
+        ("actions", "variants", 1),
+        {"name": "b", "generation": 1.5},
+        "actions.variants[1].generation",
+    ),
+    (("actions", "variants", 1), {"name": "b", "retired": 1}, "actions.variants[1].retired"),
+    (("actions", "variants", 0, "retired"), True, "baseline"),
     (("actions", "slots", 0, "time"), "25:00", "actions.slots[0].time"),
     (("actions", "slots", 0, "time"), 930, "actions.slots[0].time"),
     (("actions", "slots", 0, "hour"), 9, "actions.slots[0].hour"),

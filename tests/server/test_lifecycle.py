@@ -219,6 +219,28 @@ def test_without_a_fallback_nothing_is_sent(still: Peer):
     assert (decision.reason, decision.HasField("action")) == (pb.REASON_PAUSED, False)
 
 
+def test_levels_travel_with_attributes_generation_and_retirement(still: Peer):
+    levels = [
+        {"name": "short", "attributes": {"length": 0.5, "warmth": -1}},
+        {"name": "old", "attributes": {"length": 0, "warmth": 0}, "retired": True},
+        {"name": "added", "attributes": {"length": 1, "warmth": 1}, "generation": 3},
+    ]
+    actions = {**SPEC["actions"], "variants": levels}
+    name = still.create("described", actions=actions)
+    shown = still.experiment(name).spec
+    assert [dict(v.attributes) for v in shown.actions.variants] == [v["attributes"] for v in levels]
+    assert [v.generation for v in shown.actions.variants] == [0, 0, 3]
+    assert [v.retired for v in shown.actions.variants] == [False, True, False]
+    shown.name = "again"
+    request = pb.CreateExperimentRequest(spec=shown, request_id="again")
+    still.experiments.CreateExperiment(request)
+    assert still.experiment("again").spec == shown
+    decision = still.decide(name, "r1", include_removed=True)
+    removed = [r for r in decision.removed if r.reason == "retired"]
+    assert len(removed) == 2
+    assert decision.action.variant in {"short", "added"}
+
+
 def test_the_no_contact_group_gets_no_fallback(still: Peer):
     name = still.create("quiet", groups={"random": 0, "no_contact": 0.5})
     move(still, "pause", name)
