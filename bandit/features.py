@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, product
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from bandit.context import ContextSchema
 from bandit.errors import InvalidInputError
 from bandit.kernels import contexts
 from bandit.kernels.compiling import Bools, Cells, Floats, Ints
+from bandit.kernels.layouts import Planes, Terms
 
 MAX_TERMS = 16
 MAX_WEIGHTS = 2_048
@@ -83,27 +83,6 @@ class Term:
     def has_attributes(self) -> bool:
         """Whether the term names attributes."""
         return "." in self.of
-
-
-class Planes(NamedTuple):
-    """Terms gathered by the factors they depend on.
-
-    Attributes
-    ----------
-    homes : (t,)
-        Plane of each term, or -1.
-    places : (t, max(sizes))
-        Cell of a term in each cell of its plane.
-    cells : (p, k)
-        Cell of every action in each plane.
-    sizes : (p,)
-        Number of cells of each plane.
-    """
-
-    homes: Cells
-    places: Cells
-    cells: Cells
-    sizes: Ints
 
 
 def default_terms(space: ActionSpace) -> tuple[Term, ...]:
@@ -325,6 +304,11 @@ class FeatureMap:
         return sizes
 
     @cached_property
+    def layout(self) -> Terms:
+        """The terms as kernels read them."""
+        return Terms(self.cells, self.offsets, self.counts, self.crossed, self.parts, self.loads)
+
+    @cached_property
     def planes(self) -> Planes:
         """Terms by the factors they depend on, so that few sums are made per action.
 
@@ -352,7 +336,27 @@ class FeatureMap:
         for j, home in enumerate(homes):
             if home >= 0:
                 places[j, cells[home]] = self.cells[j]
-        return Planes(np.array(homes, dtype=np.int32), places, cells, sizes)
+        grid, inner = self._grid(planes)
+        varies = np.array([inner in plane for plane in planes], dtype=np.bool_)
+        alike = varies.sum() == 1 and planes[int(varies.argmax())] == {inner}
+        found = np.array(homes, dtype=np.int32)
+        return Planes(found, places, cells, sizes, grid, varies, bool(alike))
+
+    def _grid(self, planes: Sequence[frozenset[str]]) -> tuple[Cells, str]:
+        """Give every action in a table, and the factor whose levels are its columns.
+
+        Best a factor on which one plane depends alone: then rows are alike.
+        """
+        several = [f for f, ls in zip(FACTORS, self.space.factors, strict=True) if len(ls) > 1]
+        users = {f: [plane for plane in planes if f in plane] for f in several}
+        alone = [f for f in several if users[f] == [{f}]]
+        inner = (alone or several or ["slot"])[-1]
+        others = self._cell(frozenset(FACTORS) - {inner})
+        width = len(self.space.factors[FACTORS.index(inner)])
+        levels = self.space.table[:, FACTORS.index(inner)]
+        grid = np.zeros((self.space.size // width, width), dtype=np.int32)
+        grid[others, levels] = np.arange(self.space.size)
+        return grid, inner
 
     def _cell(self, names: frozenset[str]) -> Cells:
         """Give every action's cell in the product of some factors, shape (k,)."""

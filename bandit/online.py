@@ -60,6 +60,10 @@ class OnlineBelief(ABC):
         """Give decisions ``number`` and on for ``x : (n, d)``: as ``draw`` does, bit for bit."""
 
     @abstractmethod
+    def learn_batch(self, x: Floats, actions: Ints, rewards: Floats) -> None:
+        """Add outcomes in order, as ``learn`` does one by one."""
+
+    @abstractmethod
     def learn(self, x: Floats, action: int, reward: float, weight: float = 1.0) -> None:
         """Add one outcome; ``weight`` is how much it counts."""
 
@@ -112,6 +116,10 @@ class OnlineArms(OnlineBelief):
         """Update one arm's root and mean."""
         online.learn_arm(x, action, reward, weight, self._arms, self._state)
 
+    def learn_batch(self, x: Floats, actions: Ints, rewards: Floats) -> None:
+        """Update in one call."""
+        online.learn_arms(x, actions, rewards, self._arms, self._state)
+
     def forget(self, share: float) -> None:
         """Refactor every arm: O(k d**3)."""
         d = self._prior.mean.shape[1]
@@ -129,6 +137,10 @@ class OnlineArms(OnlineBelief):
         root = factors.invert_lower(self._prior.lower[-1])
         column = np.concatenate([self._prior.mean[-1], root])[:, None]
         self._arms = np.hstack([self._arms, np.repeat(column, count, axis=1)])
+
+    def scores(self, x: Floats, number: int) -> Floats:
+        """Give the scores that decision ``number`` compares, shape (k,)."""
+        return online.score_arms(x, number, self._arms, self._state)
 
     def belief(self) -> IndependentScores:
         """Publish: the belief as policies and propensities read it."""
@@ -166,10 +178,8 @@ class OnlineWeights(OnlineBelief):
             self._mean,
             self._root,
             self._state,
-            f.offsets,
-            f.crossed,
-            f.counts,
-            *f.planes,
+            f.layout,
+            f.planes,
         )
 
     def draw_batch(self, x: Floats, eligible: Bools, number: int) -> Ints:
@@ -184,13 +194,16 @@ class OnlineWeights(OnlineBelief):
             action,
             reward,
             weight,
-            f.cells,
-            f.offsets,
-            f.crossed,
+            f.layout,
             self._mean,
             self._root,
             self._state,
         )
+
+    def learn_batch(self, x: Floats, actions: Ints, rewards: Floats) -> None:
+        """Update one by one."""
+        for row, action, reward in zip(x, actions.tolist(), rewards.tolist(), strict=True):
+            self.learn(row, action, reward)
 
     def forget(self, share: float) -> None:
         """Refactor: O(m**3)."""

@@ -201,9 +201,7 @@ class GaussianPosterior(Posterior):
         if self.features.is_disjoint:
             folding.fold_dense(x, actions, rewards, weights, *state)
         else:
-            f = self.features
-            terms = f.cells, f.offsets, f.crossed, f.parts, f.loads
-            folding.fold_sparse(x, actions, rewards, weights, *terms, *state)
+            folding.fold_sparse(x, actions, rewards, weights, self.features.layout, *state)
 
     def moments(self) -> Moments:
         """Derive means, factors and the noise estimate."""

@@ -105,12 +105,8 @@ class SampleBank:
             *deciding.decide_joint(
                 *asked,
                 self.bank,
-                f.offsets,
-                f.crossed,
-                f.counts,
-                f.parts,
-                f.loads,
-                *f.planes,
+                f.layout,
+                f.planes,
                 floor,
             )
         )
@@ -118,9 +114,7 @@ class SampleBank:
     def draw(self, asked: Asked, floor: float) -> Choices:
         """Take the best action of one member of the bank."""
         f = self.features
-        actions = deciding.draw_joint(
-            *asked, self.bank, f.offsets, f.crossed, f.counts, f.parts, f.loads, *f.planes, floor
-        )
+        actions = deciding.draw_joint(*asked, self.bank, f.layout, f.planes, floor)
         return Choices(actions, None)
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from bandit.kernels.compiling import Bools, Cells, Floats, Ints, Words, kernel
+from bandit.kernels.compiling import Bools, Floats, Ints, Words, kernel
+from bandit.kernels.layouts import Planes, Terms
 from bandit.kernels.propensities import (
     apply_floor,
     floor_draw,
@@ -94,15 +95,8 @@ def decide_joint(
     masks: Bools,
     streams: Words,
     bank: Floats,
-    offsets: Ints,
-    crossed: Bools,
-    counts: Ints,
-    parts: Ints,
-    loads: Floats,
-    homes: Cells,
-    places: Cells,
-    cells: Cells,
-    sizes: Ints,
+    terms: Terms,
+    planes: Planes,
     floor: float,
 ) -> tuple[Ints, Floats]:
     """Thompson sampling with shared weights: shares of wins in a sample bank, then one draw.
@@ -113,10 +107,6 @@ def decide_joint(
         As in ``decide_independent``.
     bank : (m, draws)
         Joint draws of all weights, fixed for a snapshot.
-    offsets, crossed, counts, parts, loads, homes, places, sizes
-        The terms and their planes, as in ``plane_scores``.
-    cells
-        As in ``best_actions``.
 
     Returns
     -------
@@ -129,14 +119,12 @@ def decide_joint(
     """
     n, k, draws = x.shape[0], masks.shape[1], bank.shape[1]
     actions, p = np.empty(n, dtype=np.int64), np.zeros((n, k))
-    scores = np.empty((sizes.sum(), draws))
+    scores = np.empty((planes.sizes.sum(), draws))
     best, chosen = np.empty(draws), np.empty(draws, dtype=np.int64)
     for t in range(n):
         eligible = masks[which[t]]
-        plane_scores(
-            x[t], bank, offsets, crossed, counts, parts, loads, homes, places, sizes, scores
-        )
-        best_actions(scores, cells, sizes, eligible, best, chosen)
+        plane_scores(x[t], bank, terms, planes, scores)
+        best_actions(scores, planes, eligible, best, chosen)
         for winner in chosen:
             if winner >= 0:
                 p[t, winner] += 1.0 / draws
@@ -152,21 +140,14 @@ def draw_joint(
     masks: Bools,
     streams: Words,
     bank: Floats,
-    offsets: Ints,
-    crossed: Bools,
-    counts: Ints,
-    parts: Ints,
-    loads: Floats,
-    homes: Cells,
-    places: Cells,
-    cells: Cells,
-    sizes: Ints,
+    terms: Terms,
+    planes: Planes,
     floor: float,
 ) -> Ints:
     """Draw as ``decide_joint`` does in law: one member of the bank, its best action."""
     n, draws = x.shape[0], bank.shape[1]
     actions = np.empty(n, dtype=np.int64)
-    scores = np.empty((sizes.sum(), 1))
+    scores = np.empty((planes.sizes.sum(), 1))
     best, chosen = np.empty(1), np.empty(1, dtype=np.int64)
     for t in range(n):
         eligible = masks[which[t]]
@@ -174,10 +155,8 @@ def draw_joint(
         if actions[t] < 0:
             member = min(int(u * draws), draws - 1)
             column = bank[:, member].copy().reshape(-1, 1)
-            plane_scores(
-                x[t], column, offsets, crossed, counts, parts, loads, homes, places, sizes, scores
-            )
-            best_actions(scores, cells, sizes, eligible, best, chosen)
+            plane_scores(x[t], column, terms, planes, scores)
+            best_actions(scores, planes, eligible, best, chosen)
             actions[t] = chosen[0]
     return actions
 

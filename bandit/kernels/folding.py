@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from bandit.kernels.compiling import Bools, Cells, Floats, Ints, kernel
+from bandit.kernels.compiling import Floats, Ints, kernel
+from bandit.kernels.layouts import Terms
 
 
 @kernel
@@ -43,16 +44,52 @@ def fold_dense(
 
 
 @kernel
+def room_for(terms: Terms, d: int) -> int:
+    """Give the most non-zero features that an action can have."""
+    room = 0
+    for j in range(terms.offsets.shape[0]):
+        room += max(terms.parts[j], 1) * (d if terms.crossed[j] else 1)
+    return room
+
+
+@kernel
+def active_features(x: Floats, action: int, terms: Terms, index: Ints, value: Floats) -> int:
+    """List an action's non-zero features, in order of their index, and give their number.
+
+    Parameters
+    ----------
+    x : (d,)
+    index, value : (room_for(terms, d),)
+        Filled with which weights the score adds up, and their coefficients.
+    """
+    d, n = x.shape[0], 0
+    for j in range(terms.offsets.shape[0]):
+        first, cell = terms.offsets[j], terms.cells[j, action]
+        parts = max(terms.parts[j], 1)
+        for part in range(parts):
+            load, place = 1.0, cell
+            if terms.parts[j] > 0:
+                load, place = terms.loads[j, cell, part], part
+                if load == 0.0:
+                    continue
+            if terms.crossed[j]:
+                for i in range(d):
+                    if x[i] != 0.0:
+                        index[n], value[n] = first + place * d + i, load * x[i]
+                        n += 1
+            else:
+                index[n], value[n] = first + place, load
+                n += 1
+    return n
+
+
+@kernel
 def fold_sparse(
     x: Floats,
     action: Ints,
     reward: Floats,
     weight: Floats,
-    cells: Cells,
-    offsets: Ints,
-    crossed: Bools,
-    parts: Ints,
-    loads: Floats,
+    terms: Terms,
     p: Floats,
     h: Floats,
     s: Floats,
@@ -64,16 +101,6 @@ def fold_sparse(
     x : (n, d)
     action : (n,)
     reward, weight : (n,)
-    cells : (t, k)
-        Cell of every action in each term.
-    offsets : (t,)
-        First weight of each term.
-    crossed : (t,)
-        Whether a term's cell holds d weights (crossed with the context) or one.
-    parts : (t,)
-        Cells of a term with attributes, of which an action takes a mixture; 0 for others.
-    loads : (t, cells, parts)
-        The mixture: coefficient of every part in each cell of a term with attributes.
     p : (1, m, m)
     h : (1, m)
     s : (1, 2)
@@ -83,38 +110,10 @@ def fold_sparse(
     -----
     O(n z**2) for z non-zero features of an action.
     """
-    d, terms = x.shape[1], cells.shape[0]
-    room = 0
-    for j in range(terms):
-        room += max(parts[j], 1) * (d if crossed[j] else 1)
-    index = np.empty(room, dtype=np.int64)
-    value = np.empty(room)
+    room = room_for(terms, x.shape[1])
+    index, value = np.empty(room, dtype=np.int64), np.empty(room)
     for t in range(x.shape[0]):
-        n = 0
-        for j in range(terms):
-            cell = cells[j, action[t]]
-            if parts[j] > 0:
-                for part in range(parts[j]):
-                    load = loads[j, cell, part]
-                    if load == 0.0:
-                        continue
-                    if crossed[j]:
-                        for i in range(d):
-                            if x[t, i] != 0.0:
-                                index[n] = offsets[j] + part * d + i
-                                value[n] = load * x[t, i]
-                                n += 1
-                    else:
-                        index[n], value[n] = offsets[j] + part, load
-                        n += 1
-            elif crossed[j]:
-                for i in range(d):
-                    if x[t, i] != 0.0:
-                        index[n], value[n] = offsets[j] + cell * d + i, x[t, i]
-                        n += 1
-            else:
-                index[n], value[n] = offsets[j] + cell, 1.0
-                n += 1
+        n = active_features(x[t], action[t], terms, index, value)
         r, w = reward[t], weight[t]
         for i in range(n):
             wx = w * value[i]

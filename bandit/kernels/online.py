@@ -5,7 +5,9 @@ import math
 import numpy as np
 
 from bandit.kernels.arithmetic import logistic
-from bandit.kernels.compiling import Bools, Cells, Floats, Ints, Words, kernel
+from bandit.kernels.compiling import Bools, Floats, Ints, Words, kernel
+from bandit.kernels.folding import active_features, room_for
+from bandit.kernels.layouts import Planes, Terms
 from bandit.kernels.scoring import best_actions, best_of, block_moments, plane_scores, score_moments
 from bandit.kernels.streams import fill_normals
 
@@ -127,17 +129,29 @@ def learn_arm(
 
 
 @kernel
-def draw_arm(x: Floats, eligible: Bools, number: int, arms: Floats, state: Floats) -> int:
-    """Thompson sampling among independent arms: decision ``number`` of the stream."""
+def learn_arms(x: Floats, arm: Ints, reward: Floats, arms: Floats, state: Floats) -> None:
+    """Add outcomes in order, each as ``learn_arm`` does."""
+    for t in range(x.shape[0]):
+        learn_arm(x[t], arm[t], reward[t], 1.0, arms, state)
+
+
+@kernel
+def score_arms(x: Floats, number: int, arms: Floats, state: Floats) -> Floats:
+    """Draw every arm's score, shape (k,): decision ``number`` of the stream."""
     d, k = x.shape[0], arms.shape[1]
-    scratch = np.empty((3, k))
-    centre, spread, z = scratch[0], scratch[1], scratch[2]
+    centre, spread, z = np.empty(k), np.empty(k), np.empty(k)
     score_moments(x, arms[:d], arms[d:], centre, spread)
     fill_normals(stream_of(state), number << 20, z)
     scale = scale_of(state)
     for a in range(k):
         centre[a] += (scale * spread[a]) * z[a]
-    return best_of(centre, eligible)
+    return centre
+
+
+@kernel
+def draw_arm(x: Floats, eligible: Bools, number: int, arms: Floats, state: Floats) -> int:
+    """Thompson sampling among independent arms."""
+    return best_of(score_arms(x, number, arms, state), eligible)
 
 
 @kernel
@@ -167,33 +181,12 @@ def draw_arms(x: Floats, eligible: Bools, number: int, arms: Floats, state: Floa
 
 
 @kernel
-def active_features(
-    x: Floats, action: int, cells: Cells, offsets: Ints, crossed: Bools, index: Ints, value: Floats
-) -> int:
-    """List an action's non-zero features in ``index`` and ``value : (t d,)``; give their number."""
-    n = 0
-    for j in range(cells.shape[0]):
-        cell = cells[j, action]
-        if crossed[j]:
-            for i in range(x.shape[0]):
-                if x[i] != 0.0:
-                    index[n], value[n] = offsets[j] + cell * x.shape[0] + i, x[i]
-                    n += 1
-        else:
-            index[n], value[n] = offsets[j] + cell, 1.0
-            n += 1
-    return n
-
-
-@kernel
 def learn_shared(
     x: Floats,
     action: int,
     reward: float,
     weight: float,
-    cells: Cells,
-    offsets: Ints,
-    crossed: Bools,
+    terms: Terms,
     mean: Floats,
     root: Floats,
     state: Floats,
@@ -204,22 +197,18 @@ def learn_shared(
     ----------
     x, action, reward, weight, state
         As in ``learn_arm``.
-    cells, offsets, crossed
-        As in ``fold_sparse``.
     mean : (m,)
     root : (m, m)
-        Transpose of a square root R of the covariance ``R R'`` in units of the noise; changed
-        in place.
+        Lower triangular W with covariance ``W'W`` in units of the noise; changed in place.
 
     Notes
     -----
-    O(2 m**2 + m z). Source: Potter's square-root filter (Battin, Astronautical Guidance, 1964):
-    ``R (I - c v v')`` with ``v = R' phi`` and ``c = 1 / (s + sqrt(s))`` for ``s = 1 + v'v``.
+    O(m**2 + m z), by the same recursion as ``learn_arm``.
     """
     m = mean.shape[0]
-    index = np.empty(cells.shape[0] * x.shape[0], dtype=np.int64)
-    value = np.empty(index.shape[0])
-    n = active_features(x, action, cells, offsets, crossed, index, value)
+    room = room_for(terms, x.shape[0])
+    index, value = np.empty(room, dtype=np.int64), np.empty(room)
+    n = active_features(x, action, terms, index, value)
     v, gain = np.empty(m), np.zeros(m)
     predicted, variance = 0.0, 0.0
     for i in range(n):
@@ -235,21 +224,45 @@ def learn_shared(
         pull, curvature = newton_site(predicted, weight * variance, reward)
         weight *= curvature
         pull /= curvature
-    s = 1.0 + weight * variance
-    step = pull * weight if is_binary else pull * weight / s
+    scale, before = math.sqrt(weight), 1.0
     for j in range(m):
-        row, f = root[j], v[j]
-        for i in range(m):
-            gain[i] += f * row[i]
-    c = weight / (s + math.sqrt(s))
-    for j in range(m):
-        row, f = root[j], c * v[j]
-        for i in range(m):
-            row[i] -= f * gain[i]
+        f = scale * v[j]
+        after = before + f * f
+        a, b = math.sqrt(before / after), f / math.sqrt(before * after)
+        row, sums = root[j, : j + 1], gain[: j + 1]
+        for i in range(j + 1):
+            w = row[i]
+            row[i] = a * w - b * sums[i]
+            sums[i] += f * w
+        before = after
+    step = scale * pull if is_binary else scale * pull / before
     for i in range(m):
-        mean[i] += step * gain[i]
+        mean[i] += gain[i] * step
     state[0] += 0.5 * weight
-    state[1] += 0.5 * weight * pull * pull / s
+    state[1] += 0.5 * weight * pull * pull / before
+
+
+@kernel
+def add_rows(rows: Floats, factor: Floats, out: Floats) -> None:
+    """Add ``L' factor`` to ``out : (m,)`` for lower triangular L, four rows a pass."""
+    m = rows.shape[0]
+    whole = m // 4 * 4
+    for j in range(0, whole, 4):
+        f0, f1, f2, f3 = factor[j], factor[j + 1], factor[j + 2], factor[j + 3]
+        for i in range(j + 1):
+            out[i] = (
+                out[i]
+                + f0 * rows[j, i]
+                + f1 * rows[j + 1, i]
+                + f2 * rows[j + 2, i]
+                + f3 * rows[j + 3, i]
+            )
+        for q in range(j + 1, j + 4):
+            for i in range(j + 1, q + 1):
+                out[i] += factor[q] * rows[q, i]
+    for j in range(whole, m):
+        for i in range(j + 1):
+            out[i] += factor[j] * rows[j, i]
 
 
 @kernel
@@ -260,28 +273,19 @@ def draw_shared(
     mean: Floats,
     root: Floats,
     state: Floats,
-    offsets: Ints,
-    crossed: Bools,
-    counts: Ints,
-    homes: Cells,
-    places: Cells,
-    cells: Cells,
-    sizes: Ints,
+    terms: Terms,
+    planes: Planes,
 ) -> int:
     """Thompson sampling with shared weights: one joint draw of all of them."""
     m = mean.shape[0]
-    z, weights = np.empty(m), np.empty((m, 1))
+    z, drawn, weights = np.empty(m), np.zeros(m), np.empty((m, 1))
     fill_normals(stream_of(state), number << 20, z)
-    drawn = np.zeros(m)
-    for j in range(m):
-        row, f = root[j], z[j]
-        for i in range(m):
-            drawn[i] += f * row[i]
+    add_rows(root, z, drawn)
     scale = scale_of(state)
     for i in range(m):
         weights[i, 0] = mean[i] + scale * drawn[i]
-    scores = np.empty((sizes.sum(), 1))
+    scores = np.empty((planes.sizes.sum(), 1))
     best, chosen = np.empty(1), np.empty(1, dtype=np.int64)
-    plane_scores(x, weights, offsets, crossed, counts, homes, places, sizes, scores)
-    best_actions(scores, cells, sizes, eligible, best, chosen)
+    plane_scores(x, weights, terms, planes, scores)
+    best_actions(scores, planes, eligible, best, chosen)
     return int(chosen[0])

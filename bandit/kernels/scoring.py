@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from bandit.kernels.compiling import Bools, Cells, Floats, Ints, kernel
+from bandit.kernels.compiling import Bools, Floats, Ints, kernel
+from bandit.kernels.layouts import Planes, Terms
 
 
 @kernel
@@ -172,36 +173,13 @@ def mix(loads: Floats, scores: Floats, out: Floats) -> None:
 
 
 @kernel
-def plane_scores(
-    x: Floats,
-    bank: Floats,
-    offsets: Ints,
-    crossed: Bools,
-    counts: Ints,
-    parts: Ints,
-    loads: Floats,
-    homes: Cells,
-    places: Cells,
-    sizes: Ints,
-    out: Floats,
-) -> None:
+def plane_scores(x: Floats, bank: Floats, terms: Terms, planes: Planes, out: Floats) -> None:
     """Score every cell of every plane under every draw: the sum of the plane's terms.
 
     Parameters
     ----------
     x : (d,)
     bank : (m, draws)
-    offsets, crossed, counts : (t,)
-        First weight, whether crossed with the context, and number of cells of every term.
-    parts, loads
-        Terms with attributes, as in ``fold_sparse``: their parts are scored once, then mixed
-        for every cell.
-    homes : (t,)
-        Plane of each term, or -1 for one that is the same for every action.
-    places : (t, max(sizes))
-        Cell of a term in each cell of its plane.
-    sizes : (p,)
-        Cells of each plane.
     out : (sum(sizes), draws)
         Filled.
 
@@ -212,31 +190,31 @@ def plane_scores(
     """
     d, draws = x.shape[0], bank.shape[1]
     level = np.empty(draws)
-    mixed = np.empty((loads.shape[2], draws))
-    begun = np.zeros(sizes.shape[0], dtype=np.bool_)
-    for j in range(homes.shape[0]):
-        home = homes[j]
+    mixed = np.empty((terms.loads.shape[2], draws))
+    begun = np.zeros(planes.sizes.shape[0], dtype=np.bool_)
+    for j in range(planes.homes.shape[0]):
+        home = planes.homes[j]
         if home < 0:
             continue
-        start = sizes[:home].sum()
-        if parts[j] > 0:
-            part_scores(x, bank, offsets[j], crossed[j], mixed[: parts[j]])
-        for cell in range(counts[j]):
+        start = planes.sizes[:home].sum()
+        if terms.parts[j] > 0:
+            part_scores(x, bank, terms.offsets[j], terms.crossed[j], mixed[: terms.parts[j]])
+        for cell in range(terms.counts[j]):
             weights = level
-            if parts[j] > 0:
-                mix(loads[j, cell], mixed[: parts[j]], level)
-            elif not crossed[j]:
-                weights = bank[offsets[j] + cell]
+            if terms.parts[j] > 0:
+                mix(terms.loads[j, cell], mixed[: terms.parts[j]], level)
+            elif not terms.crossed[j]:
+                weights = bank[terms.offsets[j] + cell]
             else:
                 level[:] = 0.0
                 for i in range(d):
                     xi = x[i]  # held in a register: `level` might alias x
                     if xi != 0.0:
-                        row = bank[offsets[j] + cell * d + i]
+                        row = bank[terms.offsets[j] + cell * d + i]
                         for t in range(draws):
                             level[t] += xi * row[t]
-            for c in range(sizes[home]):
-                if places[j, c] == cell:
+            for c in range(planes.sizes[home]):
+                if planes.places[j, c] == cell:
                     row = out[start + c]
                     if begun[home]:
                         for t in range(draws):
@@ -247,39 +225,139 @@ def plane_scores(
 
 
 @kernel
-def best_actions(
-    scores: Floats, cells: Cells, sizes: Ints, eligible: Bools, best: Floats, chosen: Ints
+def top_of_row(
+    scores: Floats, planes: Planes, starts: Ints, row: int, columns: Ints, top: Floats
 ) -> None:
-    """Find the best eligible action under every draw, the first among equals.
+    """Find the highest sum of what varies among some columns of a row of the grid.
+
+    Parameters
+    ----------
+    starts : (p,)
+        First row of ``scores`` of each plane.
+    columns : (n,)
+        At least one.
+    top : (draws,)
+        Filled.
+    """
+    draws, n = scores.shape[1], columns.shape[0]
+    cells, grid = planes.cells, planes.grid
+    rows = np.empty((2, n), dtype=np.int64)
+    varying = 0
+    for p in range(cells.shape[0]):
+        if planes.varies[p]:
+            for i in range(n):
+                rows[min(varying, 1), i] = starts[p] + cells[p, grid[row, columns[i]]]
+            varying += 1
+    if varying == 0:
+        top[:] = 0.0
+    elif varying == 1:
+        top[:] = scores[rows[0, 0]]
+        whole = 1 + (n - 1) // 4 * 4
+        for i in range(1, whole, 4):
+            a, b = scores[rows[0, i]], scores[rows[0, i + 1]]
+            c, d = scores[rows[0, i + 2]], scores[rows[0, i + 3]]
+            for t in range(draws):
+                one = max(b[t], a[t])
+                two = max(d[t], c[t])
+                one = max(two, one)
+                top[t] = max(top[t], one)
+        for i in range(whole, n):
+            a = scores[rows[0, i]]
+            for t in range(draws):
+                top[t] = max(top[t], a[t])
+    else:
+        top[:] = -np.inf
+        for i in range(n):
+            a, b = scores[rows[0, i]], scores[rows[1, i]]
+            for t in range(draws):
+                one = a[t] + b[t]
+                top[t] = max(top[t], one)
+
+
+@kernel
+def best_actions(
+    scores: Floats, planes: Planes, eligible: Bools, best: Floats, chosen: Ints
+) -> None:
+    """Find the best eligible action under every draw, the first of the grid among equals.
 
     Parameters
     ----------
     scores : (sum(sizes), draws)
         From ``plane_scores``.
-    cells : (p, k)
-        Cell of every action in each plane; at most three planes.
+    eligible : (k,)
     best, chosen : (draws,)
         Filled with the highest score and its action.
+
+    Notes
+    -----
+    O(draws (g + s)) where what varies within the grid's rows is the same in all and rows have few
+    distinct masks (a product mask has two: all columns, and none); else O(draws k), a maximum
+    without an index for each action: which column won is looked up afterwards.
     """
-    draws, planes = scores.shape[1], cells.shape[0]
+    draws = scores.shape[1]
+    cells, grid, count = planes.cells, planes.grid, planes.sizes.shape[0]
+    height, width = grid.shape
+    starts = np.zeros(count, dtype=np.int64)
+    for p in range(1, count):
+        starts[p] = starts[p - 1] + planes.sizes[p - 1]
+    keys, known = np.empty(4, dtype=np.uint64), 0
+    tops, base = np.empty((5, draws)), np.empty(draws)
+    columns, rows = np.empty(width, dtype=np.int64), np.full(draws, -1)
     best[:] = -np.inf
-    chosen[:] = -1
-    second = sizes[0]
-    third = second + (sizes[1] if planes > 1 else 0)
-    for a in range(eligible.shape[0]):
-        if not eligible[a]:
+    for r in range(height):
+        n, key = 0, np.uint64(0)
+        for s in range(width):
+            if eligible[grid[r, s]]:
+                columns[n] = s
+                n += 1
+                key |= np.uint64(1) << np.uint64(s & 63)
+        if n == 0:
             continue
-        one = scores[cells[0, a]]
-        two = scores[second + cells[1, a]] if planes > 1 else one
-        three = scores[third + cells[2, a]] if planes > 2 else one
+        at = 4
+        if planes.is_alike and width <= 64:
+            at = 0
+            while at < known and keys[at] != key:
+                at += 1
+        if at >= known:
+            top_of_row(scores, planes, starts, r, columns[:n], tops[at])
+            if at < 4:
+                keys[at] = key
+                known = at + 1
+        top = tops[at]
+        fixed = 0
+        for p in range(count):
+            if not planes.varies[p]:
+                one = scores[starts[p] + cells[p, grid[r, 0]]]
+                for t in range(draws):
+                    base[t] = one[t] if fixed == 0 else base[t] + one[t]
+                fixed += 1
         for t in range(draws):
-            score = one[t]
-            if planes > 1:
-                score += two[t]
-            if planes > 2:
-                score += three[t]
+            score = top[t] + base[t] if fixed > 0 else top[t]
             if score > best[t]:
-                best[t], chosen[t] = score, a
+                best[t], rows[t] = score, r
+    for t in range(draws):
+        chosen[t] = column_of(scores, planes, starts, eligible, rows[t], t)
+
+
+@kernel
+def column_of(
+    scores: Floats, planes: Planes, starts: Ints, eligible: Bools, row: int, draw: int
+) -> int:
+    """Give the eligible action of a row of the grid whose varying score is highest."""
+    best, chosen = -np.inf, -1
+    if row < 0:
+        return chosen
+    for a in planes.grid[row]:
+        if eligible[a]:
+            score, seen = 0.0, 0
+            for p in range(starts.shape[0]):
+                if planes.varies[p]:
+                    one = scores[starts[p] + planes.cells[p, a], draw]
+                    score = one if seen == 0 else score + one
+                    seen += 1
+            if score > best or chosen < 0:
+                best, chosen = score, a
+    return chosen
 
 
 @kernel

@@ -10,8 +10,9 @@ from scipy import special
 
 from bandit import rng
 from bandit.kernels import arithmetic, contexts, factors, folding, propensities, scoring, streams
-from bandit.kernels.compiling import Bools, Floats, Ints
+from bandit.kernels.compiling import Floats, Ints
 from bandit.kernels.contexts import CATEGORY, CYCLIC, FLAG, LOG_NUMBER, NUMBER
+from bandit.kernels.layouts import Terms
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIZES = st.integers(1, 12)
@@ -225,13 +226,15 @@ def joint_design(x: Floats, action: Ints) -> Floats:
     return np.array(rows)
 
 
-PLAIN = np.zeros(4, dtype=np.int64), np.zeros((4, 0, 0))  # no term has attributes
-
-
-def joint_terms(d: int) -> tuple[np.ndarray, Ints, Bools]:
-    cells = np.array([[0] * 6, TABLE[:, 0], TABLE[:, 1], range(6)], dtype=np.int32)
-    offsets = np.array([0, d, 4 * d, 4 * d + 2])
-    return cells, offsets, np.array([True, True, False, False])
+def joint_terms(d: int) -> Terms:
+    return Terms(
+        cells=np.array([[0] * 6, TABLE[:, 0], TABLE[:, 1], range(6)], dtype=np.int32),
+        offsets=np.array([0, d, 4 * d, 4 * d + 2]),
+        counts=np.array([1, 3, 2, 6]),
+        crossed=np.array([True, True, False, False]),
+        parts=np.zeros(4, dtype=np.int64),  # no term has attributes
+        loads=np.zeros((4, 0, 0)),
+    )
 
 
 @given(n=st.integers(1, 20), d=st.integers(1, 4), seed=SEEDS)
@@ -241,7 +244,7 @@ def test_fold_sparse_matches_the_explicit_design(n: int, d: int, seed: int):
     action, m = random.integers(0, 6, n), 4 * d + 8
     r, w = random.standard_normal(n), random.uniform(0, 2, n)
     p, h, s = np.zeros((1, m, m)), np.zeros((1, m)), np.zeros((1, 2))
-    folding.fold_sparse(x, action, r, w, *joint_terms(d), *PLAIN, p, h, s)
+    folding.fold_sparse(x, action, r, w, joint_terms(d), p, h, s)
     phi = joint_design(x, action)
     np.testing.assert_allclose(p[0], np.tril((phi * w[:, None]).T @ phi), atol=1e-12)
     np.testing.assert_allclose(h[0], phi.T @ (w * r), atol=1e-12)
