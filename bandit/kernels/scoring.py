@@ -134,19 +134,12 @@ def part_scores(x: Floats, bank: Floats, first: int, crossed: bool, out: Floats)
     out : (parts, draws)
         Filled.
     """
-    d, draws = x.shape[0], bank.shape[1]
+    width = x.shape[0]
     for part in range(out.shape[0]):
-        level = out[part]
-        if not crossed:
-            level[:] = bank[first + part]
-            continue
-        level[:] = 0.0
-        for i in range(d):
-            xi = x[i]
-            if xi != 0.0:
-                row = bank[first + part * d + i]
-                for t in range(draws):
-                    level[t] += xi * row[t]
+        if crossed:
+            mix(x, bank[first + part * width : first + (part + 1) * width], out[part])
+        else:
+            out[part, :] = bank[first + part]
 
 
 @kernel
@@ -188,36 +181,30 @@ def plane_scores(x: Floats, bank: Floats, terms: Terms, planes: Planes, out: Flo
     O(draws (non-zero features of all cells + cells of all planes per term)); a term with
     attributes adds its cells times its parts.
     """
-    d, draws = x.shape[0], bank.shape[1]
-    level = np.empty(draws)
-    mixed = np.empty((terms.loads.shape[2], draws))
+    level = np.empty(bank.shape[1])
+    mixed = np.empty((terms.loads.shape[2], bank.shape[1]))
     begun = np.zeros(planes.sizes.shape[0], dtype=np.bool_)
+    width = x.shape[0]
     for j in range(planes.homes.shape[0]):
-        home = planes.homes[j]
+        home, first = planes.homes[j], terms.offsets[j]
         if home < 0:
             continue
         start = planes.sizes[:home].sum()
         if terms.parts[j] > 0:
-            part_scores(x, bank, terms.offsets[j], terms.crossed[j], mixed[: terms.parts[j]])
+            part_scores(x, bank, first, terms.crossed[j], mixed[: terms.parts[j]])
         for cell in range(terms.counts[j]):
             weights = level
             if terms.parts[j] > 0:
                 mix(terms.loads[j, cell], mixed[: terms.parts[j]], level)
             elif not terms.crossed[j]:
-                weights = bank[terms.offsets[j] + cell]
+                weights = bank[first + cell]
             else:
-                level[:] = 0.0
-                for i in range(d):
-                    xi = x[i]  # held in a register: `level` might alias x
-                    if xi != 0.0:
-                        row = bank[terms.offsets[j] + cell * d + i]
-                        for t in range(draws):
-                            level[t] += xi * row[t]
+                mix(x, bank[first + cell * width : first + (cell + 1) * width], level)
             for c in range(planes.sizes[home]):
                 if planes.places[j, c] == cell:
                     row = out[start + c]
                     if begun[home]:
-                        for t in range(draws):
+                        for t in range(row.shape[0]):
                             row[t] += weights[t]
                     else:
                         row[:] = weights
@@ -301,7 +288,7 @@ def best_actions(
     for p in range(1, count):
         starts[p] = starts[p - 1] + planes.sizes[p - 1]
     keys, known = np.empty(4, dtype=np.uint64), 0
-    tops, base = np.empty((5, draws)), np.empty(draws)
+    tops, nothing = np.empty((5, draws)), np.zeros(draws)
     columns, rows = np.empty(width, dtype=np.int64), np.full(draws, -1)
     best[:] = -np.inf
     for r in range(height):
@@ -323,41 +310,53 @@ def best_actions(
             if at < 4:
                 keys[at] = key
                 known = at + 1
-        top = tops[at]
-        fixed = 0
+        one, two, top = nothing, nothing, tops[at]
         for p in range(count):
-            if not planes.varies[p]:
+            if not planes.varies[p]:  # at most two: some plane knows the columns' factor
+                two = one
                 one = scores[starts[p] + cells[p, grid[r, 0]]]
-                for t in range(draws):
-                    base[t] = one[t] if fixed == 0 else base[t] + one[t]
-                fixed += 1
-        for t in range(draws):
-            score = top[t] + base[t] if fixed > 0 else top[t]
-            if score > best[t]:
-                best[t], rows[t] = score, r
-    for t in range(draws):
-        chosen[t] = column_of(scores, planes, starts, eligible, rows[t], t)
+        for t in range(draws):  # without a branch, so that it vectorises
+            score, held, row = two[t] + one[t] + top[t], best[t], rows[t]
+            is_better = score > held
+            best[t] = score if is_better else held
+            rows[t] = r if is_better else row
+    best_columns(scores, planes, starts, eligible, rows, chosen)
 
 
 @kernel
-def column_of(
-    scores: Floats, planes: Planes, starts: Ints, eligible: Bools, row: int, draw: int
-) -> int:
-    """Give the eligible action of a row of the grid whose varying score is highest."""
-    best, chosen = -np.inf, -1
-    if row < 0:
-        return chosen
-    for a in planes.grid[row]:
-        if eligible[a]:
-            score, seen = 0.0, 0
-            for p in range(starts.shape[0]):
-                if planes.varies[p]:
-                    one = scores[starts[p] + planes.cells[p, a], draw]
-                    score = one if seen == 0 else score + one
-                    seen += 1
-            if score > best or chosen < 0:
-                best, chosen = score, a
-    return chosen
+def best_columns(
+    scores: Floats, planes: Planes, starts: Ints, eligible: Bools, rows: Ints, chosen: Ints
+) -> None:
+    """Find the first eligible action with the highest varying score in the row of every draw.
+
+    Parameters
+    ----------
+    rows : (draws,)
+        Row of the grid, or -1 for none.
+    chosen : (draws,)
+        Filled; -1 where there is no row.
+    """
+    cells, grid = planes.cells, planes.grid
+    held = np.full(rows.shape[0], -np.inf)
+    score = np.empty(rows.shape[0])
+    chosen[:] = -1
+    for s in range(grid.shape[1]):
+        seen = 0
+        for p in range(starts.shape[0]):
+            if not planes.varies[p]:
+                continue
+            if planes.is_alike:
+                score[:] = scores[starts[p] + cells[p, grid[0, s]]]
+            else:
+                for t in range(rows.shape[0]):
+                    one = scores[starts[p] + cells[p, grid[max(rows[t], 0), s]], t]
+                    score[t] = one if seen == 0 else score[t] + one
+            seen += 1
+        if seen == 0:
+            score[:] = 0.0
+        for t in range(rows.shape[0]):
+            if score[t] > held[t] and rows[t] >= 0 and eligible[grid[rows[t], s]]:
+                chosen[t], held[t] = grid[rows[t], s], score[t]
 
 
 @kernel
