@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bandit import rng
+from bandit import rng, slates
 from bandit.experiment import Experiment, Question
 from bandit.spec import ExperimentSpec
 from bandit.spec_file import from_data
@@ -25,6 +25,11 @@ def specs() -> list[ExperimentSpec]:
         {"actions": {"variants": one, "channels": ["c"]}},
         {"actions": {"variants": one, "channels": two}},
         {"actions": {"variants": one, "channels": two}, "policy": {"posterior": "beta_bernoulli"}},
+    ]
+    parts += [
+        {"actions": {"variants": one, "channels": channels}, "policy": {"kind": kind}}
+        for channels in (["c"], two)
+        for kind in ("top_two", "linucb", "epsilon_greedy", "softmax")
     ]
     return [
         from_data({"name": "warm", "context": _CONTEXT, "outcome": reward, **part})
@@ -51,3 +56,8 @@ def warm_up() -> None:
         ]
         for propensities in (True, False):
             experiment.decide_batch(snapshot, questions, propensities=propensities)
+        experiment.decide_slates(snapshot, questions, size=2)
+    p = np.array([0.5, 0.5])
+    slates.draw_slate(p, 2, rng.snapshot_stream(_SECRET, "warm", 0))
+    slates.slate_probability(p, [0, 1])
+    slates.inclusion_probabilities(p, 1)
