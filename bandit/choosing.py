@@ -95,8 +95,7 @@ class EpsilonGreedy:
 
     def choose(self, belief: Belief, asked: Asked, *, propensities: bool) -> Choices:
         """Choose by the means, the first among equals."""
-        centre, _ = belief.moments(asked)
-        p = rules.greedy(centre, asked.which, asked.masks, self.epsilon)
+        p = rules.greedy(belief.means(asked), asked.which, asked.masks, self.epsilon)
         return _draw(p, asked, self.floor, propensities=propensities)
 
 
@@ -109,8 +108,7 @@ class Softmax:
 
     def choose(self, belief: Belief, asked: Asked, *, propensities: bool) -> Choices:
         """Choose by the means."""
-        centre, _ = belief.moments(asked)
-        p = rules.softmax(centre, asked.which, asked.masks, self.temperature)
+        p = rules.softmax(belief.means(asked), asked.which, asked.masks, self.temperature)
         return _draw(p, asked, self.floor, propensities=propensities)
 
 

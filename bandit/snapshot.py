@@ -66,6 +66,10 @@ class Belief(Protocol):
         """
         ...
 
+    def means(self, asked: Asked) -> Floats:
+        """Give the means of ``moments`` alone, where they are cheaper."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndependentScores:
@@ -97,6 +101,10 @@ class IndependentScores:
         """Give the moments in closed form."""
         k = asked.masks.shape[1]
         return moments.independent_moments(asked.x, self.mean, self.root, k)
+
+    def means(self, asked: Asked) -> Floats:
+        """Give the means."""
+        return self.moments(asked)[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,6 +148,11 @@ class SampleBank:
             asked.x, self.mean, self.bank, f.offsets, f.crossed, f.counts, *f.planes
         )
 
+    def means(self, asked: Asked) -> Floats:
+        """Give the means without a look at the bank."""
+        f = self.features
+        return moments.joint_means(asked.x, self.mean, f.offsets, f.crossed, f.counts, *f.planes)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TabulatedScores:
@@ -170,8 +183,12 @@ class TabulatedScores:
 
     def moments(self, asked: Asked) -> tuple[Floats, Floats]:
         """Give the same moments to every context."""
-        shape = len(asked.which), len(self.mean)
-        return np.broadcast_to(self.mean, shape).copy(), np.broadcast_to(self.sd, shape).copy()
+        n = len(asked.which)
+        return np.tile(self.mean, (n, 1)), np.tile(self.sd, (n, 1))
+
+    def means(self, asked: Asked) -> Floats:
+        """Give the same means to every context."""
+        return np.tile(self.mean, (len(asked.which), 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,28 +33,21 @@ def independent_moments(x: Floats, mean: Floats, root: Floats, k: int) -> tuple[
 
 
 @kernel
-def distance(one: Floats, two: Floats, three: Floats, common: Floats, centre: float) -> float:
-    """Root mean square distance of ``one + two + three + common`` from ``centre``.
+def root_mean_square(part: Floats) -> float:
+    """Give the root mean square of ``part : (m,)``, which is overwritten.
 
-    Four sums side by side, so that the loop does not wait for each addition; their order is
-    fixed.
+    Sums of halves, so that the loops vectorise in a fixed order.
     """
-    a, b, c, d = 0.0, 0.0, 0.0, 0.0
-    m = one.shape[0]
-    whole = m - m % 4
-    for t in range(0, whole, 4):
-        e = one[t] + two[t] + three[t] + common[t] - centre
-        f = one[t + 1] + two[t + 1] + three[t + 1] + common[t + 1] - centre
-        g = one[t + 2] + two[t + 2] + three[t + 2] + common[t + 2] - centre
-        h = one[t + 3] + two[t + 3] + three[t + 3] + common[t + 3] - centre
-        a += e * e
-        b += f * f
-        c += g * g
-        d += h * h
-    for t in range(whole, m):
-        e = one[t] + two[t] + three[t] + common[t] - centre
-        a += e * e
-    return math.sqrt(((a + b) + (c + d)) / m)
+    m = part.shape[0]
+    for t in range(m):
+        part[t] *= part[t]
+    left = m
+    while left > 1:
+        half = (left + 1) // 2
+        for t in range(left - half):
+            part[t] += part[half + t]
+        left = half
+    return math.sqrt(part[0] / m)
 
 
 @kernel
@@ -70,6 +63,49 @@ def add_common(
             row = bank[offsets[j] + i]
             for t in range(out.shape[0]):
                 out[t] += xi * row[t]
+
+
+@kernel
+def joint_means(
+    x: Floats,
+    mean: Floats,
+    offsets: Ints,
+    crossed: Bools,
+    counts: Ints,
+    homes: Cells,
+    places: Cells,
+    cells: Cells,
+    sizes: Ints,
+) -> Floats:
+    """Means of scores that share weights; see ``joint_moments``.
+
+    Notes
+    -----
+    O(non-zero features of all cells + k planes) a row.
+    """
+    (n, d), k, planes = x.shape, cells.shape[1], cells.shape[0]
+    centre, scores, level = np.empty((n, k)), np.empty(sizes.sum()), np.empty(counts.max())
+    for t in range(n):
+        scores[:] = 0.0
+        for j in range(homes.shape[0]):
+            for cell in range(counts[j]):
+                if crossed[j]:
+                    level[cell] = 0.0
+                    for i in range(d):
+                        level[cell] += x[t, i] * mean[offsets[j] + cell * d + i]
+                else:
+                    level[cell] = mean[offsets[j] + cell]
+            home = max(homes[j], 0)  # a term of all actions has one cell, wherever it is added
+            first = sizes[:home].sum()
+            for c in range(sizes[home]):
+                scores[first + c] += level[places[j, c] if homes[j] >= 0 else 0]
+        for a in range(k):
+            first, total = 0, 0.0
+            for plane in range(planes):
+                total += scores[first + cells[plane, a]]
+                first += sizes[plane]
+            centre[t, a] = total
+    return centre
 
 
 @kernel
@@ -110,26 +146,21 @@ def joint_moments(
     about ``1 / sqrt(2 draws)``.
     """
     n, k, draws, planes = x.shape[0], cells.shape[1], bank.shape[1], cells.shape[0]
-    centre, spread = np.empty((n, k)), np.empty((n, k))
-    exact, centres, none = mean.reshape(-1, 1), np.empty((sizes.sum(), 1)), np.zeros(draws)
-    scores, common, one_common = np.empty((sizes.sum(), draws)), np.empty(draws), np.empty(1)
-    second = sizes[0]
-    third = second + (sizes[1] if planes > 1 else 0)
+    centre = joint_means(x, mean, offsets, crossed, counts, homes, places, cells, sizes)
+    spread, scores = np.empty((n, k)), np.empty((sizes.sum(), draws))
+    common, part = np.empty(draws), np.empty(draws)
     for t in range(n):
-        common[:], one_common[:] = 0.0, 0.0
+        common[:] = 0.0
         add_common(x[t], bank, offsets, crossed, homes, common)
-        add_common(x[t], exact, offsets, crossed, homes, one_common)
         plane_scores(x[t], bank, offsets, crossed, counts, homes, places, sizes, scores)
-        plane_scores(x[t], exact, offsets, crossed, counts, homes, places, sizes, centres)
         for a in range(k):
-            total = one_common[0] + centres[cells[0, a], 0]
-            one, two, three = scores[cells[0, a]], none, none
-            if planes > 1:
-                total += centres[second + cells[1, a], 0]
-                two = scores[second + cells[1, a]]
-            if planes > 2:
-                total += centres[third + cells[2, a], 0]
-                three = scores[third + cells[2, a]]
-            centre[t, a] = total
-            spread[t, a] = distance(one, two, three, common, total)
+            one, first = scores[cells[0, a]], 0
+            for i in range(draws):
+                part[i] = common[i] + one[i] - centre[t, a]
+            for plane in range(1, planes):
+                first += sizes[plane - 1]
+                one = scores[first + cells[plane, a]]
+                for i in range(draws):
+                    part[i] += one[i]
+            spread[t, a] = root_mean_square(part)
     return centre, spread

@@ -47,7 +47,9 @@ def moments(posterior: Posterior, x: Floats, **how: float) -> tuple[Floats, Floa
     belief = publish(
         posterior, version=1, stream=STREAM, **{"exploration": 1.0, "draws": 256, **how}
     ).belief
-    return belief.moments(asked(x, posterior.actions))
+    centre, spread = belief.moments(asked(x, posterior.actions))
+    np.testing.assert_array_equal(belief.means(asked(x, posterior.actions)), centre)
+    return centre, spread
 
 
 def design(features: FeatureMap, x: Floats) -> Floats:

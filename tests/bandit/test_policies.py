@@ -27,7 +27,7 @@ from bandit.spec_file import from_data
 ALPHA = 1e-6
 SECRET = b"sixteen bytes or more"
 ROWS = 48
-DECISIONS = 10_000
+DECISIONS = 5_000
 FORMS: dict[str, dict[str, object]] = {
     "disjoint": {"terms": [{"of": "context:variant:channel"}]},
     "factored": {},

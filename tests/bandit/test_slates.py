@@ -53,6 +53,7 @@ def test_a_ranking_is_the_most_probable_in_order(p: Floats, n: int):
 # --- one slate --------------------------------------------------------------------------
 
 
+@settings(max_examples=50)
 @given(p=distributions(), n=st.integers(1, 9), seed=st.integers(0, 10**6))
 def test_a_slate_holds_possible_actions_once_with_their_probabilities(p: Floats, n: int, seed: int):
     slate = draw_slate(p, n, named(seed))
@@ -68,6 +69,7 @@ def test_a_slate_holds_possible_actions_once_with_their_probabilities(p: Floats,
     np.testing.assert_array_equal(again.actions, slate.actions)
 
 
+@settings(max_examples=50)
 @given(p=distributions(5), n=st.integers(1, 5))
 def test_the_probabilities_of_all_slates_add_up_to_one(p: Floats, n: int):
     places = min(n, np.count_nonzero(p))
