@@ -28,8 +28,13 @@ def specs() -> list[ExperimentSpec]:
     ]
     parts += [
         {"actions": {"variants": one, "channels": channels}, "policy": {"kind": kind}}
-        for channels in (["c"], two)
-        for kind in ("top_two", "linucb", "epsilon_greedy", "softmax")
+        for channels, kind in (
+            (["c"], "linucb"),
+            (two, "linucb"),
+            (two, "top_two"),
+            (two, "epsilon_greedy"),
+            (two, "softmax"),
+        )
     ]
     return [
         from_data({"name": "warm", "context": _CONTEXT, "outcome": reward, **part})
@@ -38,7 +43,7 @@ def specs() -> list[ExperimentSpec]:
 
 
 def warm_up() -> None:
-    """Compile every kernel, or load it from the disk cache.
+    """Compile every kernel that decides, learns or publishes, or load it from the disk cache.
 
     Notes
     -----
@@ -60,4 +65,3 @@ def warm_up() -> None:
     p = np.array([0.5, 0.5])
     slates.draw_slate(p, 2, rng.snapshot_stream(_SECRET, "warm", 0))
     slates.slate_probability(p, [0, 1])
-    slates.inclusion_probabilities(p, 1)

@@ -12,7 +12,7 @@ import numpy as np
 from bandit import rng
 from bandit.actions import Exclusion
 from bandit.experiment import Experiment, Question
-from bandit.slates import draw_slate, inclusion_probabilities, slate_probability
+from bandit.slates import draw_slate, slate_probability
 from bandit.spec_file import from_data
 from bandit.warm_up import specs, warm_up
 
@@ -51,7 +51,6 @@ for channels in (["x"], ["x", "y"]):
 p = np.array([0.5, 0.3, 0.2])
 slate = draw_slate(p, 2, rng.words(bytes(16)))
 slate_probability(p, slate.actions.tolist())
-inclusion_probabilities(p, 2)
 print(sorted(compiled() - before))
 """
 
