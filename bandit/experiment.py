@@ -13,11 +13,13 @@ import numpy as np
 
 from bandit import revision, rng
 from bandit.actions import Exclusion
+from bandit.choosing import Uniform
 from bandit.decision import Decision, Group, Reason
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools, Floats
-from bandit.policy import ActionName, Uniform
+from bandit.policy import ActionName
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Outcomes, Posterior
+from bandit.slates import Slate, complete
 from bandit.snapshot import Asked, Choices, Snapshot, publish
 from bandit.spec import ExperimentSpec
 
@@ -247,6 +249,73 @@ class Experiment:
                 choices = policy.choose(snapshot.belief, asked, propensities=propensities)
                 self._fill(decisions, snapshot, questions, group, members, choices)
         return cast("list[Decision]", decisions)
+
+    def decide_slate(  # noqa: PLR0913  the front door names its parts
+        self,
+        snapshot: Snapshot,
+        context: Mapping[str, object],
+        *,
+        size: int,
+        decision_id: UUID,
+        customer: bytes,
+        exclusions: tuple[Exclusion, ...] = (),
+    ) -> tuple[Decision, Slate]:
+        """Decide on several actions in order for one named context; see ``decide_slates``.
+
+        Raises
+        ------
+        InvalidInputError
+            As ``decide`` and ``decide_slates``.
+        """
+        row = self.spec.schema.row(context)
+        question = Question(decision_id, customer, row, exclusions)
+        return self.decide_slates(snapshot, [question], size=size)[0]
+
+    def decide_slates(
+        self,
+        snapshot: Snapshot,
+        questions: Sequence[Question],
+        *,
+        size: int,
+        refused: Reason | None = None,
+    ) -> list[tuple[Decision, Slate]]:
+        """Decide on several actions in order for many contexts.
+
+        Parameters
+        ----------
+        size
+            Places, from 1 to the number of actions. A slate is shorter where the policy gives
+            fewer actions a probability, and where an action is declared, not chosen: that
+            slate holds the action alone, or nothing where nothing is sent.
+        snapshot, questions, refused
+            As in ``decide_batch``.
+
+        Returns
+        -------
+        (n,)
+            The decision that ``decide_batch`` makes, which is the first place bit for bit, and
+            the slate.
+
+        Raises
+        ------
+        InvalidInputError
+            If the size is out of range, or an exclusion names an unknown level.
+
+        Notes
+        -----
+        O(size k) a slate beyond its decision. Group ``random`` gets a uniform draw without
+        replacement. Source: ``docs/math/policies.md``.
+        """
+        if not 1 <= size <= self.spec.actions.size:
+            raise InvalidInputError(
+                f"must be in [1, {self.spec.actions.size}], got {size}", field="size"
+            )
+        decisions = self.decide_batch(snapshot, questions, refused=refused)
+        return [(d, self._slate(d, size if d.is_learned_from else 1)) for d in decisions]
+
+    def _slate(self, decision: Decision, size: int) -> Slate:
+        stream = rng.words(rng.decision_stream(self.secret, self.spec.name, decision.decision_id))
+        return complete(cast("Floats", decision.propensities), decision.action, size, stream)
 
     def _eligible(self, questions: Sequence[Question]) -> tuple[list[int], Bools, list[bool]]:
         """Give each question's mask as a row of a small table, and which masks leave anything."""

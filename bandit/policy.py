@@ -1,20 +1,43 @@
-"""Policies: from belief and contexts to actions and the probability of every action."""
+"""The declaration of a policy, and the policy that it declares."""
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from bandit.actions import ActionSpace
+from bandit.choosing import (
+    EpsilonGreedy,
+    Fixed,
+    LinUCB,
+    Policy,
+    Softmax,
+    ThompsonSampling,
+    TopTwo,
+    Uniform,
+)
 from bandit.errors import InvalidInputError, NotFoundError
 from bandit.features import Term
-from bandit.kernels import deciding
 from bandit.posterior import Noise
-from bandit.snapshot import Asked, Belief, Choices
 
-KINDS = ("thompson_sampling", "uniform", "fixed")
+KINDS = (
+    "thompson_sampling",
+    "top_two",
+    "linucb",
+    "epsilon_greedy",
+    "softmax",
+    "uniform",
+    "fixed",
+)
+
 POSTERIORS = ("gaussian", "beta_bernoulli")
 MAX_DRAWS = 16_384
+_OWN = {
+    "top_two_share": ("top_two", 0.01, 1.0),
+    "confidence": ("linucb", 0.0, 100.0),
+    "epsilon": ("epsilon_greedy", 0.0, 1.0),
+    "temperature": ("softmax", 1e-9, 1e9),
+}
+"""Parameters that one kind alone uses, that kind, and their limits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +56,16 @@ class PolicySpec:
     Parameters
     ----------
     kind
-        ``thompson_sampling``, ``uniform`` or ``fixed``.
+        ``thompson_sampling``, ``top_two``, ``linucb``, ``epsilon_greedy``, ``softmax``,
+        ``uniform`` or ``fixed``.
     posterior
         ``gaussian`` (any reward, with context) or ``beta_bernoulli`` (outcomes in [0, 1], none).
     exploration
         Multiplies the posterior standard deviation: 1 is calibrated, 0 greedy.
     floor
         Least probability of every eligible action; None is 0 where propensities are exact,
-        and a share of 1 / draws spread over the actions where they come from joint draws.
+        and a share of 1 / draws spread over the actions where they come from joint draws
+        (``thompson_sampling`` and ``top_two`` with shared weights).
     draws
         Joint draws behind the propensities of shared weights.
     terms
@@ -51,6 +76,14 @@ class PolicySpec:
         Beta prior of every action.
     action
         The action of a ``fixed`` policy.
+    top_two_share
+        Probability that ``top_two`` plays the leader, not its challenger.
+    confidence
+        Standard deviations that ``linucb`` adds to the mean.
+    epsilon
+        Share of its decisions that ``epsilon_greedy`` spreads evenly.
+    temperature
+        Difference of means, in the reward's unit, that ``softmax`` answers with e-fold odds.
 
     Raises
     ------
@@ -68,6 +101,10 @@ class PolicySpec:
     successes: float = 1.0
     failures: float = 1.0
     action: ActionName | None = None
+    top_two_share: float = 0.5
+    confidence: float = 1.0
+    epsilon: float = 0.1
+    temperature: float = 0.1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -92,63 +129,19 @@ class PolicySpec:
                 raise InvalidInputError(f"must be in [0.5, 1e9], got {value}", field=name)
         if (self.action is not None) != (self.kind == "fixed"):
             raise InvalidInputError("goes with kind = fixed, and only there", field="action")
+        self._check_own()
+
+    def _check_own(self) -> None:
+        """Check what one kind alone uses: a value that does nothing is a mistake."""
+        for name, (kind, least, most) in _OWN.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise InvalidInputError(f"must be in [{least}, {most}], got {value}", field=name)
+            if self.kind != kind and value != _DEFAULTS[name]:
+                raise InvalidInputError(f"goes with kind = {kind}, and only there", field=name)
 
 
-class Policy(Protocol):
-    """Anything that turns belief into choices, without changing the belief."""
-
-    def choose(self, belief: Belief, asked: Asked, *, propensities: bool) -> Choices:
-        """Choose one eligible action for every context.
-
-        Parameters
-        ----------
-        propensities
-            Whether to compute the probability of every action. The law of the choice is the
-            same either way; the bits of a choice are promised per mode.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ThompsonSampling:
-    """Choose each action with the probability that it is best, at least ``floor``.
-
-    Notes
-    -----
-    Source: Agrawal & Goyal, ICML 2013, in score space.
-    """
-
-    floor: float = 0.0
-
-    def choose(self, belief: Belief, asked: Asked, *, propensities: bool) -> Choices:
-        """Choose by the published belief."""
-        if propensities:
-            return belief.decide(asked, self.floor)
-        return belief.draw(asked, self.floor)
-
-
-@dataclass(frozen=True, slots=True)
-class Uniform:
-    """Choose each eligible action with the same probability."""
-
-    def choose(self, belief: Belief, asked: Asked, *, propensities: bool) -> Choices:  # noqa: ARG002
-        """Choose without looking at the belief."""
-        return Choices(*deciding.decide_uniform(asked.which, asked.masks, asked.streams))
-
-
-@dataclass(frozen=True, slots=True)
-class Fixed:
-    """Choose one declared action where it is eligible, uniformly among the rest where not."""
-
-    action: int
-
-    def choose(self, belief: Belief, asked: Asked, *, propensities: bool) -> Choices:  # noqa: ARG002
-        """Choose without looking at the belief."""
-        masks = asked.masks.copy()
-        held = masks[:, self.action].copy()
-        masks[held] = False
-        masks[held, self.action] = True
-        return Choices(*deciding.decide_uniform(asked.which, masks, asked.streams))
+_DEFAULTS = {part.name: part.default for part in fields(PolicySpec)}
 
 
 def build(spec: PolicySpec, space: ActionSpace, *, is_joint: bool) -> Policy:
@@ -157,7 +150,8 @@ def build(spec: PolicySpec, space: ActionSpace, *, is_joint: bool) -> Policy:
     Parameters
     ----------
     is_joint
-        Whether propensities come from joint draws, which sets the floor's default.
+        Whether actions share weights; where propensities then come from joint draws, the
+        floor has a default.
 
     Raises
     ------
@@ -166,22 +160,37 @@ def build(spec: PolicySpec, space: ActionSpace, *, is_joint: bool) -> Policy:
     """
     if spec.kind == "uniform":
         return Uniform()
-    if spec.kind == "fixed" and spec.action is not None:
-        try:
-            action = space.index(spec.action.variant, spec.action.channel, spec.action.slot)
-        except NotFoundError as error:
-            raise InvalidInputError(error.message, field=f"action.{error.field}") from None
-        if not space.mask[action]:
-            raise InvalidInputError("is excluded by actions.exclusions, or retired", field="action")
-        return Fixed(action)
+    if spec.action is not None:
+        return _fixed(spec.action, space)
     eligible = int(np.count_nonzero(space.mask))
     floor = spec.floor
     if floor is None:
-        floor = 1.0 / (spec.draws * eligible) if is_joint else 0.0
+        is_drawn = is_joint and spec.kind in ("thompson_sampling", "top_two")
+        floor = 1.0 / (spec.draws * eligible) if is_drawn else 0.0
     if floor * eligible >= 1.0:
         raise InvalidInputError(
             f"{floor} times {eligible} actions leaves no room to choose; use less than "
             f"{1.0 / eligible:.6g}",
             field="floor",
         )
-    return ThompsonSampling(floor)
+    match spec.kind:
+        case "top_two":
+            return TopTwo(spec.top_two_share, floor)
+        case "linucb":
+            return LinUCB(spec.confidence, floor)
+        case "epsilon_greedy":
+            return EpsilonGreedy(spec.epsilon, floor)
+        case "softmax":
+            return Softmax(spec.temperature, floor)
+        case _:
+            return ThompsonSampling(floor)
+
+
+def _fixed(name: ActionName, space: ActionSpace) -> Policy:
+    try:
+        action = space.index(name.variant, name.channel, name.slot)
+    except NotFoundError as error:
+        raise InvalidInputError(error.message, field=f"action.{error.field}") from None
+    if not space.mask[action]:
+        raise InvalidInputError("is excluded by actions.exclusions, or retired", field="action")
+    return Fixed(action)

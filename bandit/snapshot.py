@@ -13,7 +13,7 @@ import numpy as np
 from bandit import propensity
 from bandit.errors import BanditError, CorruptionError
 from bandit.features import FeatureMap
-from bandit.kernels import deciding, factors
+from bandit.kernels import deciding, factors, moments
 from bandit.kernels.compiling import Bools, Floats, Ints, Words
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Posterior
 
@@ -56,6 +56,20 @@ class Belief(Protocol):
         """Draw from the same distribution without computing it."""
         ...
 
+    def moments(self, asked: Asked) -> tuple[Floats, Floats]:
+        """Give mean and standard deviation, exploration included, of every action's score.
+
+        Returns
+        -------
+        (n, k) and (n, k)
+            Of all actions, eligible or not, in the reward's unit.
+        """
+        ...
+
+    def means(self, asked: Asked) -> Floats:
+        """Give the means of ``moments`` alone, where they are cheaper."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IndependentScores:
@@ -83,6 +97,15 @@ class IndependentScores:
         """Draw one score per arm and take the best."""
         return Choices(deciding.draw_independent(*asked, self.mean, self.root, floor), None)
 
+    def moments(self, asked: Asked) -> tuple[Floats, Floats]:
+        """Give the moments in closed form."""
+        k = asked.masks.shape[1]
+        return moments.independent_moments(asked.x, self.mean, self.root, k)
+
+    def means(self, asked: Asked) -> Floats:
+        """Give the means."""
+        return self.moments(asked)[0]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleBank:
@@ -93,10 +116,13 @@ class SampleBank:
     bank : (m, draws)
     features
         Which weights every action uses.
+    mean : (m,)
+        Posterior means of the weights.
     """
 
     bank: Floats
     features: FeatureMap
+    mean: Floats
 
     def decide(self, asked: Asked, floor: float) -> Choices:
         """Decide by the shares of wins, mixed with the floor."""
@@ -117,6 +143,16 @@ class SampleBank:
         actions = deciding.draw_joint(*asked, self.bank, f.layout, f.planes, floor)
         return Choices(actions, None)
 
+    def moments(self, asked: Asked) -> tuple[Floats, Floats]:
+        """Give exact means, and spreads of the bank: their error is about 1 / sqrt(2 draws)."""
+        f = self.features
+        return moments.joint_moments(asked.x, self.mean, self.bank, f.layout, f.planes)
+
+    def means(self, asked: Asked) -> Floats:
+        """Give the means without a look at the bank."""
+        f = self.features
+        return moments.joint_means(asked.x, self.mean, f.layout, f.planes)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TabulatedScores:
@@ -125,10 +161,14 @@ class TabulatedScores:
     Attributes
     ----------
     cdf, density : (g, k)
+    mean, sd : (k,)
+        Mean, and standard deviation times the exploration scale, of every arm.
     """
 
     cdf: Floats
     density: Floats
+    mean: Floats
+    sd: Floats
 
     def decide(self, asked: Asked, floor: float) -> Choices:
         """Decide with exact propensities."""
@@ -140,6 +180,15 @@ class TabulatedScores:
     def draw(self, asked: Asked, floor: float) -> Choices:
         """Draw from the computed propensities: they cost one pass over the table."""
         return Choices(self.decide(asked, floor).actions, None)
+
+    def moments(self, asked: Asked) -> tuple[Floats, Floats]:
+        """Give the same moments to every context."""
+        n = len(asked.which)
+        return np.tile(self.mean, (n, 1)), np.tile(self.sd, (n, 1))
+
+    def means(self, asked: Asked) -> Floats:
+        """Give the same means to every context."""
+        return np.tile(self.mean, (len(asked.which), 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,7 +249,7 @@ def _gaussian(
     if not posterior.features.is_disjoint:
         bank = factors.draw_bank(mean[0], lower[0], scale, stream, draws)
         _check_finite(bank)
-        return SampleBank(bank, posterior.features)
+        return SampleBank(bank, posterior.features, mean[0])
     roots = [scale * factors.invert_lower(factor) for factor in lower]
     root = np.ascontiguousarray(np.array(roots).T)
     _check_finite(mean, root)
@@ -215,11 +264,13 @@ def _check_finite(*arrays: Floats) -> None:
 
 def _beta(posterior: BetaBernoulliPosterior, exploration: float) -> Belief:
     successes, failures = posterior.parameters()
+    total = successes + failures
+    mean = successes / total
+    sd = exploration * np.sqrt(mean * (failures / total) / (total + 1.0))
     if exploration == 0.0:
-        return TabulatedScores(*propensity.rank_table(successes / (successes + failures)))
+        return TabulatedScores(*propensity.rank_table(mean), mean, sd)
     narrow = exploration**-2.0
-    return TabulatedScores(
-        *propensity.beta_table(
-            np.maximum(successes * narrow, 0.5), np.maximum(failures * narrow, 0.5)
-        )
+    table = propensity.beta_table(
+        np.maximum(successes * narrow, 0.5), np.maximum(failures * narrow, 0.5)
     )
+    return TabulatedScores(*table, mean, sd)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from bandit.actions import ActionSpace, check_name
+from bandit.choosing import Policy
 from bandit.context import ContextField, ContextSchema
 from bandit.errors import BanditError, InvalidInputError, NotFoundError
 from bandit.features import Encoder, FeatureMap, default_terms
 from bandit.groups import Groups
 from bandit.outcome import OutcomeRule
-from bandit.policy import ActionName, Policy, PolicySpec, build
+from bandit.policy import ActionName, PolicySpec, build
 
 MAX_DRAWN = 16_000_000
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bandit import rng
+from bandit import rng, slates
 from bandit.experiment import Experiment, Question
 from bandit.spec import ExperimentSpec
 from bandit.spec_file import from_data
@@ -26,6 +26,16 @@ def specs() -> list[ExperimentSpec]:
         {"actions": {"variants": one, "channels": two}},
         {"actions": {"variants": one, "channels": two}, "policy": {"posterior": "beta_bernoulli"}},
     ]
+    parts += [
+        {"actions": {"variants": one, "channels": channels}, "policy": {"kind": kind}}
+        for channels, kind in (
+            (["c"], "linucb"),
+            (two, "linucb"),
+            (two, "top_two"),
+            (two, "epsilon_greedy"),
+            (two, "softmax"),
+        )
+    ]
     return [
         from_data({"name": "warm", "context": _CONTEXT, "outcome": reward, **part})
         for part in parts
@@ -33,7 +43,7 @@ def specs() -> list[ExperimentSpec]:
 
 
 def warm_up() -> None:
-    """Compile every kernel, or load it from the disk cache.
+    """Compile every kernel that decides, learns or publishes, or load it from the disk cache.
 
     Notes
     -----
@@ -51,3 +61,7 @@ def warm_up() -> None:
         ]
         for propensities in (True, False):
             experiment.decide_batch(snapshot, questions, propensities=propensities)
+        experiment.decide_slates(snapshot, questions, size=2)
+    p = np.array([0.5, 0.5])
+    slates.draw_slate(p, 2, rng.snapshot_stream(_SECRET, "warm", 0))
+    slates.slate_probability(p, [0, 1])

@@ -1290,8 +1290,14 @@ class Policy(_message.Message):
     SUCCESSES_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    TOP_TWO_SHARE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """One of: thompson_sampling (default), uniform, fixed."""
+    """One of: thompson_sampling (default), top_two, linucb, epsilon_greedy, softmax, uniform,
+    fixed.
+    """
     posterior: _builtins.str
     """One of: gaussian (default), beta_bernoulli."""
     exploration: _builtins.float
@@ -1306,6 +1312,14 @@ class Policy(_message.Message):
     """Prior pseudo-count of successes (beta_bernoulli); default 1, at least 0.5."""
     failures: _builtins.float
     """Prior pseudo-count of failures (beta_bernoulli); default 1, at least 0.5."""
+    top_two_share: _builtins.float
+    """Probability that kind top_two plays the leader, not its challenger; default 0.5."""
+    confidence: _builtins.float
+    """Standard deviations that kind linucb adds to the mean; default 1."""
+    epsilon: _builtins.float
+    """Share of its decisions that kind epsilon_greedy spreads evenly; default 0.1."""
+    temperature: _builtins.float
+    """Difference of means that kind softmax answers with e-fold odds; default 0.1."""
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
         """Blocks of weights; none: chosen from the factors."""
@@ -1331,13 +1345,21 @@ class Policy(_message.Message):
         successes: _builtins.float | None = ...,
         failures: _builtins.float | None = ...,
         action: Global___ActionName | None = ...,
+        top_two_share: _builtins.float | None = ...,
+        confidence: _builtins.float | None = ...,
+        epsilon: _builtins.float | None = ...,
+        temperature: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "top_two_share", b"top_two_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "terms", b"terms", "top_two_share", b"top_two_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
+    _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
     _WhichOneofReturnType__draws: _TypeAlias = _typing.Literal["draws"]  # noqa: Y015
     _WhichOneofArgType__draws: _TypeAlias = _typing.Literal["_draws", b"_draws"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
     _WhichOneofReturnType__exploration: _TypeAlias = _typing.Literal["exploration"]  # noqa: Y015
     _WhichOneofArgType__exploration: _TypeAlias = _typing.Literal["_exploration", b"_exploration"]  # noqa: Y015
     _WhichOneofReturnType__failures: _TypeAlias = _typing.Literal["failures"]  # noqa: Y015
@@ -1350,8 +1372,16 @@ class Policy(_message.Message):
     _WhichOneofArgType__posterior: _TypeAlias = _typing.Literal["_posterior", b"_posterior"]  # noqa: Y015
     _WhichOneofReturnType__successes: _TypeAlias = _typing.Literal["successes"]  # noqa: Y015
     _WhichOneofArgType__successes: _TypeAlias = _typing.Literal["_successes", b"_successes"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    _WhichOneofReturnType__top_two_share: _TypeAlias = _typing.Literal["top_two_share"]  # noqa: Y015
+    _WhichOneofArgType__top_two_share: _TypeAlias = _typing.Literal["_top_two_share", b"_top_two_share"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__draws) -> _WhichOneofReturnType__draws | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exploration) -> _WhichOneofReturnType__exploration | None: ...
     @_typing.overload
@@ -1364,6 +1394,10 @@ class Policy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__posterior) -> _WhichOneofReturnType__posterior | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__successes) -> _WhichOneofReturnType__successes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_two_share) -> _WhichOneofReturnType__top_two_share | None: ...
 
 Global___Policy: _TypeAlias = Policy  # noqa: Y015
 

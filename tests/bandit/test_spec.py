@@ -2,8 +2,8 @@
 
 import pytest
 
+from bandit.choosing import Uniform
 from bandit.errors import InvalidInputError
-from bandit.policy import Uniform
 from bandit.spec import ExperimentSpec, Publishing
 from bandit.spec_file import from_data
 

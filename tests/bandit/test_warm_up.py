@@ -12,6 +12,7 @@ import numpy as np
 from bandit import rng
 from bandit.actions import Exclusion
 from bandit.experiment import Experiment, Question
+from bandit.slates import draw_slate, slate_probability
 from bandit.spec_file import from_data
 from bandit.warm_up import specs, warm_up
 
@@ -24,6 +25,9 @@ def compiled():
 warm_up()
 before = compiled()
 policies = [{}, {"posterior": "beta_bernoulli"}, {"kind": "uniform"}, {"exploration": 0.0}]
+kinds = ["top_two", "linucb", "epsilon_greedy", "softmax"]
+policies += [{"kind": kind} for kind in kinds]
+policies += [{"kind": kind, "posterior": "beta_bernoulli"} for kind in kinds]
 for channels in (["x"], ["x", "y"]):
     for policy in policies:
         spec = from_data({
@@ -43,6 +47,10 @@ for channels in (["x"], ["x", "y"]):
             ]
             for propensities in (True, False):
                 experiment.decide_batch(snapshot, asked, propensities=propensities)
+            experiment.decide_slates(snapshot, asked, size=2)
+p = np.array([0.5, 0.3, 0.2])
+slate = draw_slate(p, 2, rng.words(bytes(16)))
+slate_probability(p, slate.actions.tolist())
 print(sorted(compiled() - before))
 """
 
