@@ -49,6 +49,9 @@ class PolicySpec:
         Known reward noise, or its prior.
     successes, failures
         Beta prior of every action.
+    pooled
+        Whether the actions' prior is fitted anew from what all of them taught, whenever the
+        belief is published; the declared prior is then where the fit begins.
     action
         The action of a ``fixed`` policy.
 
@@ -67,6 +70,7 @@ class PolicySpec:
     noise: Noise = field(default_factory=Noise)
     successes: float = 1.0
     failures: float = 1.0
+    pooled: bool = False
     action: ActionName | None = None
 
     def __post_init__(self) -> None:

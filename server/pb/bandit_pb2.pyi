@@ -1250,6 +1250,7 @@ class Policy(_message.Message):
     SUCCESSES_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    POOLED_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """One of: thompson_sampling (default), uniform, fixed."""
     posterior: _builtins.str
@@ -1266,6 +1267,10 @@ class Policy(_message.Message):
     """Prior pseudo-count of successes (beta_bernoulli); default 1, at least 0.5."""
     failures: _builtins.float
     """Prior pseudo-count of failures (beta_bernoulli); default 1, at least 0.5."""
+    pooled: _builtins.bool
+    """Whether the actions' prior is fitted anew from what all of them taught, whenever the belief
+    is published; default false.
+    """
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
         """Blocks of weights; none: chosen from the factors."""
@@ -1291,10 +1296,11 @@ class Policy(_message.Message):
         successes: _builtins.float | None = ...,
         failures: _builtins.float | None = ...,
         action: Global___ActionName | None = ...,
+        pooled: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__draws: _TypeAlias = _typing.Literal["draws"]  # noqa: Y015
     _WhichOneofArgType__draws: _TypeAlias = _typing.Literal["_draws", b"_draws"]  # noqa: Y015
@@ -1306,6 +1312,8 @@ class Policy(_message.Message):
     _WhichOneofArgType__floor: _TypeAlias = _typing.Literal["_floor", b"_floor"]  # noqa: Y015
     _WhichOneofReturnType__kind: _TypeAlias = _typing.Literal["kind"]  # noqa: Y015
     _WhichOneofArgType__kind: _TypeAlias = _typing.Literal["_kind", b"_kind"]  # noqa: Y015
+    _WhichOneofReturnType__pooled: _TypeAlias = _typing.Literal["pooled"]  # noqa: Y015
+    _WhichOneofArgType__pooled: _TypeAlias = _typing.Literal["_pooled", b"_pooled"]  # noqa: Y015
     _WhichOneofReturnType__posterior: _TypeAlias = _typing.Literal["posterior"]  # noqa: Y015
     _WhichOneofArgType__posterior: _TypeAlias = _typing.Literal["_posterior", b"_posterior"]  # noqa: Y015
     _WhichOneofReturnType__successes: _TypeAlias = _typing.Literal["successes"]  # noqa: Y015
@@ -1320,6 +1328,8 @@ class Policy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__floor) -> _WhichOneofReturnType__floor | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kind) -> _WhichOneofReturnType__kind | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pooled) -> _WhichOneofReturnType__pooled | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__posterior) -> _WhichOneofReturnType__posterior | None: ...
     @_typing.overload

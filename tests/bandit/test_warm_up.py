@@ -24,6 +24,8 @@ def compiled():
 warm_up()
 before = compiled()
 policies = [{}, {"posterior": "beta_bernoulli"}, {"kind": "uniform"}, {"exploration": 0.0}]
+policies.append({"posterior": "beta_bernoulli", "pooled": True})
+policies.append({"terms": [{"of": "context:variant:channel"}], "pooled": True})
 for channels in (["x"], ["x", "y"]):
     for policy in policies:
         spec = from_data({
