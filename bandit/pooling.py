@@ -100,7 +100,7 @@ def pooled_beta(counts: Floats, declared: tuple[float, float]) -> tuple[float, f
 
     Notes
     -----
-    O(k) gamma functions, about 250 times. Deterministic, to the bit.
+    O(k) gamma functions, about 150 times. Deterministic, to the bit.
     """
     if not counts.any():
         return declared
