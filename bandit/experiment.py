@@ -102,8 +102,8 @@ class Experiment:
         policy = self.spec.policy
         if policy.posterior == "beta_bernoulli":
             prior = (policy.successes, policy.failures)
-            return BetaBernoulliPosterior(self.spec.actions.size, prior)
-        return GaussianPosterior(self.spec.features, policy.noise)
+            return BetaBernoulliPosterior(self.spec.actions.size, prior, pooled=policy.pooled)
+        return GaussianPosterior(self.spec.features, policy.noise, pooled=policy.pooled)
 
     def publish(self, posterior: Posterior, *, version: int) -> Snapshot:
         """Publish the posterior's belief; a pure function of the posterior and its position."""

@@ -74,6 +74,9 @@ class PolicySpec:
         Known reward noise, or its prior.
     successes, failures
         Beta prior of every action.
+    pooled
+        Whether the actions' prior is fitted anew from what all of them taught, whenever the
+        belief is published; the declared prior is then where the fit begins.
     action
         The action of a ``fixed`` policy.
     top_two_share
@@ -100,6 +103,7 @@ class PolicySpec:
     noise: Noise = field(default_factory=Noise)
     successes: float = 1.0
     failures: float = 1.0
+    pooled: bool = False
     action: ActionName | None = None
     top_two_share: float = 0.5
     confidence: float = 1.0

@@ -13,8 +13,9 @@ import numpy as np
 
 from bandit.errors import CorruptionError, InvalidInputError
 from bandit.features import FeatureMap
-from bandit.kernels import factors, folding
+from bandit.kernels import factors, folding, pooling
 from bandit.kernels.compiling import Floats, Ints
+from bandit.pooling import Prior, declared_prior, pooled_beta, pooled_prior
 
 LARGEST_OUTCOME = 1e15
 
@@ -170,6 +171,8 @@ class GaussianPosterior(Posterior):
         Which weights every action uses.
     noise
         Known noise, or its prior.
+    pooled
+        Whether blocks share a prior that is fitted from all their statistics.
 
     Notes
     -----
@@ -180,10 +183,11 @@ class GaussianPosterior(Posterior):
 
     kind = "gaussian"
 
-    def __init__(self, features: FeatureMap, noise: Noise) -> None:
+    def __init__(self, features: FeatureMap, noise: Noise, *, pooled: bool = False) -> None:
         self.features = features
         self.actions = features.space.size
         self.noise = noise
+        self.pooled = pooled
         b, m = features.blocks, features.weights
         self.precision = np.zeros((b, m, m))
         self.shift = np.zeros((b, m))
@@ -203,15 +207,33 @@ class GaussianPosterior(Posterior):
         else:
             folding.fold_sparse(x, actions, rewards, weights, self.features.layout, *state)
 
+    def prior(self) -> Prior:
+        """Give the prior of every block: the declared one, or the one fitted to all blocks."""
+        declared = self.features.prior_precision
+        if not self.pooled:
+            return declared_prior(declared, len(self.shift))
+        noise = self.noise
+        return pooled_prior(
+            *(self.precision, self.shift, self.sums, declared),
+            variance=None if noise.sd is None else noise.sd * noise.sd,
+            shape=noise.shape,
+            scale=noise.scale,
+        )
+
     def moments(self) -> Moments:
         """Derive means, factors and the noise estimate."""
         b, m = self.shift.shape
         mean, lower = np.empty((b, m)), np.empty((b, m, m))
         residual = 0.0
+        prior = self.prior()
         for i in range(b):
-            lower[i] = factors.cholesky(self.precision[i], self.features.prior_precision)
-            mean[i], explained = factors.solve_mean(lower[i], self.shift[i])
-            residual += max(self.sums[i, 1] - explained, 0.0)
+            lower[i] = factors.cholesky(self.precision[i], prior.precision[i])
+            rest, common = self.shift[i], 0.0
+            if self.pooled:
+                rest, common = pooling.centre(self.precision[i], rest, prior.mean[i])
+            mean[i], explained = factors.solve_mean(lower[i], rest)
+            mean[i] += prior.mean[i]
+            residual += max(self.sums[i, 1] - common - explained, 0.0)
         shape = self.noise.shape + 0.5 * float(self.sums[:, 0].sum())
         scale = self.noise.scale + 0.5 * residual
         known = self.noise.sd
@@ -228,12 +250,15 @@ class BetaBernoulliPosterior(Posterior):
         Number of actions ``k``.
     prior : (successes, failures)
         Pseudo-counts of every action, at least 0.5 each.
+    pooled
+        Whether the prior is fitted from the counts of all actions.
     """
 
     kind = "beta_bernoulli"
 
-    def __init__(self, size: int, prior: tuple[float, float]) -> None:
-        self.prior = prior
+    def __init__(self, size: int, prior: tuple[float, float], *, pooled: bool = False) -> None:
+        self.declared = prior
+        self.pooled = pooled
         self.actions = size
         self.counts = np.zeros((size, 2))
         self.seq = self.count = 0
@@ -248,6 +273,11 @@ class BetaBernoulliPosterior(Posterior):
             raise InvalidInputError("Beta-Bernoulli outcomes must be in [0, 1]", field="outcomes")
         folding.fold_counts(outcomes.actions, rewards, self.counts)
 
+    def prior(self) -> tuple[float, float]:
+        """Give the prior pseudo-counts: the declared ones, or those fitted to all counts."""
+        return pooled_beta(self.counts, self.declared) if self.pooled else self.declared
+
     def parameters(self) -> tuple[Floats, Floats]:
         """Give the Beta parameters of every action, two arrays of shape (k,)."""
-        return self.counts[:, 0] + self.prior[0], self.counts[:, 1] + self.prior[1]
+        successes, failures = self.prior()
+        return self.counts[:, 0] + successes, self.counts[:, 1] + failures

@@ -17,6 +17,7 @@ from bandit.outcome import OutcomeRule
 from bandit.policy import ActionName, PolicySpec, build
 
 MAX_DRAWN = 16_000_000
+MAX_POOLED = 100_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,7 @@ class ExperimentSpec:
                 field="policy.draws",
             )
         self._check_beta()
+        self._check_pooled()
 
     def _check_action(self, name: str, action: ActionName) -> None:
         try:
@@ -154,6 +156,22 @@ class ExperimentSpec:
             raise InvalidInputError(
                 "needs outcomes in [0, 1], which a sum can leave: use another aggregation",
                 field="policy.posterior",
+            )
+
+    def _check_pooled(self) -> None:
+        if not self.policy.pooled or self.policy.posterior == "beta_bernoulli":
+            return
+        if not self.features.is_disjoint:
+            raise InvalidInputError(
+                "needs actions with weights of their own; where actions share weights, the term "
+                "context is what levels have in common",
+                field="policy.pooled",
+            )
+        work = self.features.blocks * self.features.weights**3
+        if work > MAX_POOLED:
+            raise InvalidInputError(
+                f"takes at most {MAX_POOLED:,} actions x features**3, these are {work:,}",
+                field="policy.pooled",
             )
 
     @cached_property

@@ -25,6 +25,11 @@ def specs() -> list[ExperimentSpec]:
         {"actions": {"variants": one, "channels": ["c"]}},
         {"actions": {"variants": one, "channels": two}},
         {"actions": {"variants": one, "channels": two}, "policy": {"posterior": "beta_bernoulli"}},
+        {"actions": {"variants": one, "channels": ["c"]}, "policy": {"pooled": True}},
+        {
+            "actions": {"variants": one, "channels": two},
+            "policy": {"posterior": "beta_bernoulli", "pooled": True},
+        },
     ]
     parts += [
         {"actions": {"variants": one, "channels": channels}, "policy": {"kind": kind}}

@@ -1294,6 +1294,7 @@ class Policy(_message.Message):
     CONFIDENCE_FIELD_NUMBER: _builtins.int
     EPSILON_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
+    POOLED_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """One of: thompson_sampling (default), top_two, linucb, epsilon_greedy, softmax, uniform,
     fixed.
@@ -1320,6 +1321,10 @@ class Policy(_message.Message):
     """Share of its decisions that kind epsilon_greedy spreads evenly; default 0.1."""
     temperature: _builtins.float
     """Difference of means that kind softmax answers with e-fold odds; default 0.1."""
+    pooled: _builtins.bool
+    """Whether the actions' prior is fitted anew from what all of them taught, whenever the belief
+    is published; default false.
+    """
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
         """Blocks of weights; none: chosen from the factors."""
@@ -1349,10 +1354,11 @@ class Policy(_message.Message):
         confidence: _builtins.float | None = ...,
         epsilon: _builtins.float | None = ...,
         temperature: _builtins.float | None = ...,
+        pooled: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "top_two_share", b"top_two_share"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "top_two_share", b"top_two_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "terms", b"terms", "top_two_share", b"top_two_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "terms", b"terms", "top_two_share", b"top_two_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
     _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
@@ -1368,6 +1374,8 @@ class Policy(_message.Message):
     _WhichOneofArgType__floor: _TypeAlias = _typing.Literal["_floor", b"_floor"]  # noqa: Y015
     _WhichOneofReturnType__kind: _TypeAlias = _typing.Literal["kind"]  # noqa: Y015
     _WhichOneofArgType__kind: _TypeAlias = _typing.Literal["_kind", b"_kind"]  # noqa: Y015
+    _WhichOneofReturnType__pooled: _TypeAlias = _typing.Literal["pooled"]  # noqa: Y015
+    _WhichOneofArgType__pooled: _TypeAlias = _typing.Literal["_pooled", b"_pooled"]  # noqa: Y015
     _WhichOneofReturnType__posterior: _TypeAlias = _typing.Literal["posterior"]  # noqa: Y015
     _WhichOneofArgType__posterior: _TypeAlias = _typing.Literal["_posterior", b"_posterior"]  # noqa: Y015
     _WhichOneofReturnType__successes: _TypeAlias = _typing.Literal["successes"]  # noqa: Y015
@@ -1390,6 +1398,8 @@ class Policy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__floor) -> _WhichOneofReturnType__floor | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kind) -> _WhichOneofReturnType__kind | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pooled) -> _WhichOneofReturnType__pooled | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__posterior) -> _WhichOneofReturnType__posterior | None: ...
     @_typing.overload

@@ -28,6 +28,8 @@ policies = [{}, {"posterior": "beta_bernoulli"}, {"kind": "uniform"}, {"explorat
 kinds = ["top_two", "linucb", "epsilon_greedy", "softmax"]
 policies += [{"kind": kind} for kind in kinds]
 policies += [{"kind": kind, "posterior": "beta_bernoulli"} for kind in kinds]
+policies.append({"posterior": "beta_bernoulli", "pooled": True})
+policies.append({"terms": [{"of": "context:variant:channel"}], "pooled": True})
 for channels in (["x"], ["x", "y"]):
     for policy in policies:
         spec = from_data({
