@@ -16,6 +16,7 @@ from bandit.actions import Exclusion
 from bandit.decision import Decision, Group, Reason
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools, Floats
+from bandit.logistic import LogisticPosterior
 from bandit.policy import ActionName, Uniform
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Outcomes, Posterior
 from bandit.snapshot import Asked, Choices, Snapshot, publish
@@ -101,6 +102,8 @@ class Experiment:
         if policy.posterior == "beta_bernoulli":
             prior = (policy.successes, policy.failures)
             return BetaBernoulliPosterior(self.spec.actions.size, prior)
+        if policy.posterior == "logistic":
+            return LogisticPosterior(self.spec.features, policy.base_rate)
         return GaussianPosterior(self.spec.features, policy.noise)
 
     def publish(self, posterior: Posterior, *, version: int) -> Snapshot:

@@ -32,7 +32,8 @@ class Term:
     of
         Names joined by ``:``, from context, variant, channel, slot.
     prior_sd
-        Prior standard deviation of each weight, in units of the reward noise.
+        Prior standard deviation of each weight, in units of the reward noise (logistic: of
+        log-odds).
 
     Raises
     ------

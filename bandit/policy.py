@@ -13,7 +13,7 @@ from bandit.posterior import Noise
 from bandit.snapshot import Asked, Belief, Choices
 
 KINDS = ("thompson_sampling", "uniform", "fixed")
-POSTERIORS = ("gaussian", "beta_bernoulli")
+POSTERIORS = ("gaussian", "logistic", "beta_bernoulli")
 MAX_DRAWS = 16_384
 
 
@@ -35,7 +35,8 @@ class PolicySpec:
     kind
         ``thompson_sampling``, ``uniform`` or ``fixed``.
     posterior
-        ``gaussian`` (any reward, with context) or ``beta_bernoulli`` (outcomes in [0, 1], none).
+        ``gaussian`` (any reward, with context), ``logistic`` (outcomes in [0, 1], with context)
+        or ``beta_bernoulli`` (outcomes in [0, 1], none).
     exploration
         Multiplies the posterior standard deviation: 1 is calibrated, 0 greedy.
     floor
@@ -47,6 +48,8 @@ class PolicySpec:
         Blocks of weights; empty takes ``default_terms``.
     noise
         Known reward noise, or its prior.
+    base_rate
+        Share of successes that a ``logistic`` posterior expects before the first outcome.
     successes, failures
         Beta prior of every action.
     action
@@ -65,6 +68,7 @@ class PolicySpec:
     draws: int = 256
     terms: tuple[Term, ...] = ()
     noise: Noise = field(default_factory=Noise)
+    base_rate: float = 0.5
     successes: float = 1.0
     failures: float = 1.0
     action: ActionName | None = None
@@ -90,8 +94,25 @@ class PolicySpec:
             value = getattr(self, name)
             if not 0.5 <= value <= 1e9:
                 raise InvalidInputError(f"must be in [0.5, 1e9], got {value}", field=name)
+        self._check_logistic()
         if (self.action is not None) != (self.kind == "fixed"):
             raise InvalidInputError("goes with kind = fixed, and only there", field="action")
+
+    def _check_logistic(self) -> None:
+        if not 1e-6 <= self.base_rate <= 1.0 - 1e-6:
+            raise InvalidInputError(
+                f"must be in [1e-6, 1 - 1e-6], got {self.base_rate}", field="base_rate"
+            )
+        if self.posterior == "logistic":
+            if self.noise != Noise():
+                raise InvalidInputError(
+                    "has no place in a logistic posterior: a rate fixes its own noise",
+                    field="noise",
+                )
+        elif self.base_rate != 0.5:
+            raise InvalidInputError(
+                "goes with posterior = logistic, and only there", field="base_rate"
+            )
 
 
 class Policy(Protocol):

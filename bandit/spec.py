@@ -125,7 +125,7 @@ class ExperimentSpec:
                 "together are allowed",
                 field="policy.draws",
             )
-        self._check_beta()
+        self._check_rates()
 
     def _check_action(self, name: str, action: ActionName) -> None:
         try:
@@ -135,13 +135,15 @@ class ExperimentSpec:
         if not self.actions.mask[index]:
             raise InvalidInputError("is excluded by actions.exclusions", field=name)
 
-    def _check_beta(self) -> None:
-        if self.policy.posterior != "beta_bernoulli":
+    def _check_rates(self) -> None:
+        """Refuse what a posterior of rates can not learn from."""
+        if self.policy.posterior not in ("beta_bernoulli", "logistic"):
             return
-        if self.actions.size > 2_000:
-            raise InvalidInputError("takes at most 2000 actions", field="policy.posterior")
-        if self.policy.terms:
-            raise InvalidInputError("has no weights, so no terms", field="policy.posterior")
+        if self.policy.posterior == "beta_bernoulli":
+            if self.actions.size > 2_000:
+                raise InvalidInputError("takes at most 2000 actions", field="policy.posterior")
+            if self.policy.terms:
+                raise InvalidInputError("has no weights, so no terms", field="policy.posterior")
         rule = self.outcome
         ends = [r.weight * end for r in rule.rewards for end in r.bounds]
         if not all(0.0 <= v <= 1.0 for v in (*ends, rule.default)):
@@ -177,7 +179,7 @@ class ExperimentSpec:
     @cached_property
     def is_joint(self) -> bool:
         """Whether actions share weights, so that propensities come from joint draws."""
-        return self.policy.posterior == "gaussian" and not self.features.is_disjoint
+        return self.policy.posterior != "beta_bernoulli" and not self.features.is_disjoint
 
     @cached_property
     def chooser(self) -> Policy:

@@ -1250,10 +1250,11 @@ class Policy(_message.Message):
     SUCCESSES_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    BASE_RATE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """One of: thompson_sampling (default), uniform, fixed."""
     posterior: _builtins.str
-    """One of: gaussian (default), beta_bernoulli."""
+    """One of: gaussian (default), logistic, beta_bernoulli."""
     exploration: _builtins.float
     """Multiplies the posterior standard deviation; default 1, 0 is greedy."""
     floor: _builtins.float
@@ -1266,6 +1267,8 @@ class Policy(_message.Message):
     """Prior pseudo-count of successes (beta_bernoulli); default 1, at least 0.5."""
     failures: _builtins.float
     """Prior pseudo-count of failures (beta_bernoulli); default 1, at least 0.5."""
+    base_rate: _builtins.float
+    """Share of successes expected before the first outcome (logistic); default 0.5."""
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
         """Blocks of weights; none: chosen from the factors."""
@@ -1291,11 +1294,14 @@ class Policy(_message.Message):
         successes: _builtins.float | None = ...,
         failures: _builtins.float | None = ...,
         action: Global___ActionName | None = ...,
+        base_rate: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "base_rate", b"base_rate", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "base_rate", b"base_rate", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__base_rate: _TypeAlias = _typing.Literal["base_rate"]  # noqa: Y015
+    _WhichOneofArgType__base_rate: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate"]  # noqa: Y015
     _WhichOneofReturnType__draws: _TypeAlias = _typing.Literal["draws"]  # noqa: Y015
     _WhichOneofArgType__draws: _TypeAlias = _typing.Literal["_draws", b"_draws"]  # noqa: Y015
     _WhichOneofReturnType__exploration: _TypeAlias = _typing.Literal["exploration"]  # noqa: Y015
@@ -1310,6 +1316,8 @@ class Policy(_message.Message):
     _WhichOneofArgType__posterior: _TypeAlias = _typing.Literal["_posterior", b"_posterior"]  # noqa: Y015
     _WhichOneofReturnType__successes: _TypeAlias = _typing.Literal["successes"]  # noqa: Y015
     _WhichOneofArgType__successes: _TypeAlias = _typing.Literal["_successes", b"_successes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_rate) -> _WhichOneofReturnType__base_rate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__draws) -> _WhichOneofReturnType__draws | None: ...
     @_typing.overload

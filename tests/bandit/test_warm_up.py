@@ -23,7 +23,11 @@ def compiled():
 
 warm_up()
 before = compiled()
-policies = [{}, {"posterior": "beta_bernoulli"}, {"kind": "uniform"}, {"exploration": 0.0}]
+policies = [
+    {}, {"posterior": "beta_bernoulli"}, {"kind": "uniform"}, {"exploration": 0.0},
+    {"posterior": "logistic"},
+]
+many = 17_000
 for channels in (["x"], ["x", "y"]):
     for policy in policies:
         spec = from_data({
@@ -33,7 +37,7 @@ for channels in (["x"], ["x", "y"]):
         })
         experiment = Experiment(spec, secret=b"sixteen bytes or more")
         posterior = experiment.prior()
-        experiment.learn(posterior, np.zeros((2, 0)), [0, 1], np.ones(2), seq=2)
+        experiment.learn(posterior, np.zeros((many, 0)), [0, 1] * (many // 2), np.ones(many), seq=2)
         snapshot = experiment.publish(posterior, version=1)
         rules = [(), (Exclusion(variant="a", reason="r"),)]
         for questions in (1, 30):
