@@ -13,7 +13,7 @@ from bandit.kernels.compiling import Bools, Floats, Ints, kernel
 MAX_STEPS = 100
 STILL = 3e-3
 SAFE = 1.5
-SHARES = 16
+SHARES = 64
 SPARE = 0.01
 
 
@@ -265,7 +265,7 @@ def thin(
     Rows are sorted by score; going along, one row is kept for every ``sum(weight) / keep`` of
     weight, and carries it. The difference in slope and curvature goes into ``shift : (m,)`` and
     ``precision : (m, m)``. That difference must not make the posterior less than concave
-    anywhere: the kept weights are lowered by sixteenths until ``precision`` is positive.
+    anywhere: the kept weights are lowered by 64ths until ``precision`` is positive.
 
     Returns
     -------
@@ -274,7 +274,7 @@ def thin(
 
     Notes
     -----
-    O(n z**2 + 5 m**3 / 3). Source: control variates, as in Quiroz et al., JASA 114, 2019.
+    O(n z**2 + 7 m**3 / 3). Source: control variates, as in Quiroz et al., JASA 114, 2019.
     """
     n, m = x.shape[0], shift.shape[0]
     eta, slope, curve = np.empty(n), np.empty(n), np.empty(n)
@@ -297,7 +297,7 @@ def thin(
     respond(eta, kept, slope, curve)
     accumulate(x, base, crossed, slope, curve, new_g, new_p)
 
-    low, high = 0, SHARES + 1  # a share of low sixteenths is concave, one of high is not
+    low, high = 0, SHARES + 1  # a share of low / 64 is concave, one of high is not
     spare = SPARE * prior
     while high - low > 1:
         middle = (low + high) // 2

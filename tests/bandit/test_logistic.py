@@ -57,17 +57,16 @@ every_model = pytest.mark.parametrize("model", MODELS)
 
 def design(features: FeatureMap, outcomes: Outcomes) -> Floats:
     """Spell phi out: a dense row of b * m numbers for every outcome."""
-    d, m = features.width, features.weights
-    phi = np.zeros((len(outcomes.rewards), features.blocks * m))
-    for t, action in enumerate(outcomes.actions):
-        for j in range(len(features.terms)):
-            cell = features.cells[j, action]
-            if features.crossed[j]:
-                at = features.offsets[j] + cell * d
-                phi[t, at : at + d] = outcomes.x[t]
-            else:
-                phi[t, features.offsets[j] + cell] = 1.0
-    return phi
+    n, d, k = len(outcomes.rewards), features.width, features.space.size
+    if features.is_disjoint:
+        return np.einsum("ta,ti->tai", np.eye(k)[outcomes.actions], outcomes.x).reshape(n, -1)
+    parts = []
+    for cells, count, crossed in zip(
+        features.cells, features.counts, features.crossed, strict=True
+    ):
+        one = np.eye(count)[cells[outcomes.actions]]
+        parts.append(np.einsum("ta,ti->tai", one, outcomes.x[:, : d if crossed else 1]))
+    return np.concatenate([part.reshape(n, -1) for part in parts], axis=1)
 
 
 def laplace(
@@ -104,7 +103,7 @@ def some(features: FeatureMap, n: int, *, rate: float, seed: int) -> Outcomes:
     actions = random.integers(0, k, n)
     eta = np.einsum("ij,ij->i", x, random.normal(0, 0.5, (k, d))[actions])
     level = special.logit(rate)
-    for _ in range(50):
+    for _ in range(20):
         level += special.logit(rate) - special.logit(special.expit(eta + level).mean())
     return Outcomes(x, actions, (random.random(n) < special.expit(eta + level)).astype(float))
 
@@ -118,17 +117,18 @@ def learned(features: FeatureMap, outcomes: Outcomes, rate: float = 0.5) -> Logi
 def distances(posterior: LogisticPosterior, outcomes: Outcomes) -> tuple[float, float]:
     """Give the largest error of a mean, in sd, and of a sd, as a share, against ``laplace``."""
     f = posterior.features
-    mean, covariance = laplace(
-        design(f, outcomes),
-        outcomes.rewards,
-        posterior.prior_precision.ravel(),
-        posterior.prior_mean.ravel(),
-    )
-    found = posterior.moments()
-    mine = [np.linalg.inv(lower @ lower.T) for lower in found.lower]
-    sd = np.sqrt(np.diag(covariance))
-    ratio = np.concatenate([np.sqrt(np.diag(each)) for each in mine]) / sd
-    return float(np.abs((found.mean.ravel() - mean) / sd).max()), float(np.abs(ratio - 1).max())
+    found, mean, sd = posterior.moments(), 0.0, 0.0
+    for i in range(f.blocks):
+        mine = outcomes.actions == i if f.is_disjoint else np.ones(len(outcomes.actions), bool)
+        own = Outcomes(*(part[mine] for part in outcomes))
+        phi = own.x if f.is_disjoint else design(f, own)
+        prior = posterior.prior_precision[i], posterior.prior_mean[i]
+        mode, covariance = laplace(phi, own.rewards, *prior)
+        lower, spread = found.lower[i], np.sqrt(np.diag(covariance))
+        ratio = np.sqrt(np.diag(np.linalg.inv(lower @ lower.T))) / spread
+        mean = max(mean, float(np.abs((found.mean[i] - mode) / spread).max()))
+        sd = max(sd, float(np.abs(ratio - 1.0).max()))
+    return mean, sd
 
 
 # --- accuracy ---------------------------------------------------------------------------
@@ -141,6 +141,7 @@ def test_mean_and_sd_are_those_of_a_full_laplace_fit(model: str, rate: float, n:
     """All that is allowed is .05 sd and 5 %; while all outcomes are held, far less is needed."""
     outcomes = some(MODELS[model], n, rate=rate, seed=n)
     mean, sd = distances(learned(MODELS[model], outcomes, rate), outcomes)
+    print(f"\n{model}, rate {rate}, n {n}: {mean:.1e} sd, {sd:.1e}")  # noqa: T201
     assert mean < MEAN / 50
     assert sd < SD / 25
 
@@ -148,8 +149,8 @@ def test_mean_and_sd_are_those_of_a_full_laplace_fit(model: str, rate: float, n:
 @pytest.mark.parametrize("model", ["three arms", "factored"])
 @pytest.mark.parametrize("rate", [0.5, 0.1, 0.01])
 def test_thinned_outcomes_still_give_the_moments_of_all(model: str, rate: float):
-    """After 40,000 outcomes, of which at most 16,384 are held."""
-    outcomes = some(MODELS[model], 40_000, rate=rate, seed=3)
+    """After 20,000 outcomes, of which at most 16,384 are held."""
+    outcomes = some(MODELS[model], 20_000, rate=rate, seed=3)
     posterior = learned(MODELS[model], outcomes, rate)
     assert posterior.held < capacity(MODELS[model].width)
     mean, sd = distances(posterior, outcomes)
@@ -171,10 +172,10 @@ def polya_gamma(
 ) -> Floats:
     """Draw weights by Gibbs steps of Polson, Scott & Windle, JASA 108, 2013.
 
-    PG(1, c) is a sum of 80 exponentials, and the mean of the rest.
+    PG(1, c) is a sum of 30 exponentials, and the mean of the rest.
     """
     random = np.random.default_rng(1)
-    odd = (np.arange(80) + 0.5) ** 2
+    odd = (np.arange(30) + 0.5) ** 2
     w, kept = centre.copy(), np.empty((draws, len(centre)))
     for t in range(draws + 100):
         c = np.maximum(np.abs(phi @ w), 1e-6)
