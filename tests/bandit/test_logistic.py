@@ -212,6 +212,38 @@ def test_mean_and_sd_are_those_of_a_polya_gamma_sampler():
     assert np.abs(sd / draws.std(axis=0) - 1.0).max() < SD
 
 
+@pytest.mark.parametrize("rate", [0.5, 0.1, 0.01])
+@pytest.mark.parametrize("n", [50, 500, 5_000])
+def test_how_far_the_exact_posterior_is(rate: float, n: int):
+    """Importance sampling from a wide t: the skew of rare successes is in the intercept.
+
+    The sampler's own error is about .02 sd; seeds are fixed.
+    """
+    features = MODELS["one arm"]
+    outcomes = some(features, n, rate=rate, seed=3)
+    found = learned(features, outcomes, rate).moments()
+    mode, lower = found.mean[0], found.lower[0]
+    random, draws, freedom = np.random.default_rng(1), 6_000, 5.0
+    z = random.standard_normal((draws, 6))
+    z /= np.sqrt(random.chisquare(freedom, (draws, 1)) / freedom)
+    w = mode + 1.2 * np.linalg.solve(lower.T, z.T).T
+    eta, centre = w @ outcomes.x.T, prior_mean(features, rate)[0]
+    log = eta @ outcomes.rewards - np.logaddexp(0.0, eta).sum(axis=1)
+    log -= 0.5 * ((w - centre) ** 2).sum(axis=1)
+    log += 0.5 * (freedom + 6) * np.log1p((z**2).sum(axis=1) / freedom)
+    share = np.exp(log - log.max())
+    share /= share.sum()
+    mean = share @ w
+    sd = np.sqrt(share @ (w - mean) ** 2)
+    skew = (mode - mean) / sd
+    ratio = np.sqrt(np.diag(np.linalg.inv(lower @ lower.T))) / sd
+    clicks = int(outcomes.rewards.sum())
+    print(f"\n{n}, {clicks}: {skew[0]:.2f}, {np.abs(skew[1:]).max():.2f}, {ratio.round(2)}")  # noqa: T201
+    assert -0.05 < skew[0] < 0.8
+    assert np.abs(skew[1:]).max() < 0.2
+    assert np.abs(ratio - 1.0).max() < 0.1
+
+
 def test_fractions_count_as_parts_of_a_success():
     features = disjoint(2, 3)
     outcomes = some(features, 200, rate=0.5, seed=1)
