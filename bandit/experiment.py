@@ -17,6 +17,7 @@ from bandit.choosing import Uniform
 from bandit.decision import Decision, Group, Reason
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools, Floats
+from bandit.logistic import LogisticPosterior
 from bandit.policy import ActionName
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Outcomes, Posterior
 from bandit.slates import Slate, complete
@@ -103,6 +104,8 @@ class Experiment:
         if policy.posterior == "beta_bernoulli":
             prior = (policy.successes, policy.failures)
             return BetaBernoulliPosterior(self.spec.actions.size, prior, pooled=policy.pooled)
+        if policy.posterior == "logistic":
+            return LogisticPosterior(self.spec.features, policy.base_rate)
         return GaussianPosterior(self.spec.features, policy.noise, pooled=policy.pooled)
 
     def publish(self, posterior: Posterior, *, version: int) -> Snapshot:

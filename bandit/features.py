@@ -40,7 +40,8 @@ class Term:
         Names joined by ``:``, from context, variant, channel, slot, and variant.attributes,
         channel.attributes, slot.attributes; of a factor either its levels or their attributes.
     prior_sd
-        Prior standard deviation of each weight, in units of the reward noise.
+        Prior standard deviation of each weight, in units of the reward noise (logistic: of
+        log-odds).
 
     Raises
     ------

@@ -29,7 +29,7 @@ KINDS = (
     "fixed",
 )
 
-POSTERIORS = ("gaussian", "beta_bernoulli")
+POSTERIORS = ("gaussian", "logistic", "beta_bernoulli")
 MAX_DRAWS = 16_384
 _OWN = {
     "top_two_share": ("top_two", 0.01, 1.0),
@@ -59,7 +59,8 @@ class PolicySpec:
         ``thompson_sampling``, ``top_two``, ``linucb``, ``epsilon_greedy``, ``softmax``,
         ``uniform`` or ``fixed``.
     posterior
-        ``gaussian`` (any reward, with context) or ``beta_bernoulli`` (outcomes in [0, 1], none).
+        ``gaussian`` (any reward, with context), ``logistic`` (outcomes in [0, 1], with context)
+        or ``beta_bernoulli`` (outcomes in [0, 1], none).
     exploration
         Multiplies the posterior standard deviation: 1 is calibrated, 0 greedy.
     floor
@@ -72,6 +73,8 @@ class PolicySpec:
         Blocks of weights; empty takes ``default_terms``.
     noise
         Known reward noise, or its prior.
+    base_rate
+        Share of successes that a ``logistic`` posterior expects before the first outcome.
     successes, failures
         Beta prior of every action.
     pooled
@@ -101,6 +104,7 @@ class PolicySpec:
     draws: int = 256
     terms: tuple[Term, ...] = ()
     noise: Noise = field(default_factory=Noise)
+    base_rate: float = 0.5
     successes: float = 1.0
     failures: float = 1.0
     pooled: bool = False
@@ -131,6 +135,7 @@ class PolicySpec:
             value = getattr(self, name)
             if not 0.5 <= value <= 1e9:
                 raise InvalidInputError(f"must be in [0.5, 1e9], got {value}", field=name)
+        self._check_logistic()
         if (self.action is not None) != (self.kind == "fixed"):
             raise InvalidInputError("goes with kind = fixed, and only there", field="action")
         self._check_own()
@@ -143,6 +148,22 @@ class PolicySpec:
                 raise InvalidInputError(f"must be in [{least}, {most}], got {value}", field=name)
             if self.kind != kind and value != _DEFAULTS[name]:
                 raise InvalidInputError(f"goes with kind = {kind}, and only there", field=name)
+
+    def _check_logistic(self) -> None:
+        if not 1e-6 <= self.base_rate <= 1.0 - 1e-6:
+            raise InvalidInputError(
+                f"must be in [1e-6, 1 - 1e-6], got {self.base_rate}", field="base_rate"
+            )
+        if self.posterior == "logistic":
+            if self.noise != Noise():
+                raise InvalidInputError(
+                    "has no place in a logistic posterior: a rate fixes its own noise",
+                    field="noise",
+                )
+        elif self.base_rate != 0.5:
+            raise InvalidInputError(
+                "goes with posterior = logistic, and only there", field="base_rate"
+            )
 
 
 _DEFAULTS = {part.name: part.default for part in fields(PolicySpec)}

@@ -15,6 +15,7 @@ from bandit.errors import BanditError, CorruptionError
 from bandit.features import FeatureMap
 from bandit.kernels import deciding, factors, moments
 from bandit.kernels.compiling import Bools, Floats, Ints, Words
+from bandit.logistic import LogisticPosterior
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Posterior
 
 
@@ -232,7 +233,7 @@ def publish(
     Independent arms: O(k d**3 / 2). Shared weights: O(m**3 / 3 + draws m**2 / 2).
     """
     match posterior:
-        case GaussianPosterior():
+        case GaussianPosterior() | LogisticPosterior():
             belief = _gaussian(posterior, exploration, draws, stream)
         case BetaBernoulliPosterior():
             belief = _beta(posterior, exploration)
@@ -242,7 +243,7 @@ def publish(
 
 
 def _gaussian(
-    posterior: GaussianPosterior, exploration: float, draws: int, stream: Words
+    posterior: GaussianPosterior | LogisticPosterior, exploration: float, draws: int, stream: Words
 ) -> Belief:
     mean, lower, variance, _, _ = posterior.moments()
     scale = exploration * float(np.sqrt(variance))

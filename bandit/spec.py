@@ -127,7 +127,7 @@ class ExperimentSpec:
                 "together are allowed",
                 field="policy.draws",
             )
-        self._check_beta()
+        self._check_rates()
         self._check_pooled()
 
     def _check_action(self, name: str, action: ActionName) -> None:
@@ -138,13 +138,15 @@ class ExperimentSpec:
         if not self.actions.mask[index]:
             raise InvalidInputError("is excluded by actions.exclusions, or retired", field=name)
 
-    def _check_beta(self) -> None:
-        if self.policy.posterior != "beta_bernoulli":
+    def _check_rates(self) -> None:
+        """Refuse what a posterior of rates can not learn from."""
+        if self.policy.posterior not in ("beta_bernoulli", "logistic"):
             return
-        if self.actions.size > 2_000:
-            raise InvalidInputError("takes at most 2000 actions", field="policy.posterior")
-        if self.policy.terms:
-            raise InvalidInputError("has no weights, so no terms", field="policy.posterior")
+        if self.policy.posterior == "beta_bernoulli":
+            if self.actions.size > 2_000:
+                raise InvalidInputError("takes at most 2000 actions", field="policy.posterior")
+            if self.policy.terms:
+                raise InvalidInputError("has no weights, so no terms", field="policy.posterior")
         rule = self.outcome
         ends = [r.weight * end for r in rule.rewards for end in r.bounds]
         if not all(0.0 <= v <= 1.0 for v in (*ends, rule.default)):
@@ -161,6 +163,11 @@ class ExperimentSpec:
     def _check_pooled(self) -> None:
         if not self.policy.pooled or self.policy.posterior == "beta_bernoulli":
             return
+        if self.policy.posterior == "logistic":
+            raise InvalidInputError(
+                "is for gaussian and beta_bernoulli; declare base_rate, or a term context",
+                field="policy.pooled",
+            )
         if not self.features.is_disjoint:
             raise InvalidInputError(
                 "needs actions with weights of their own; where actions share weights, the term "
@@ -196,7 +203,7 @@ class ExperimentSpec:
     @cached_property
     def is_joint(self) -> bool:
         """Whether actions share weights, so that propensities come from joint draws."""
-        return self.policy.posterior == "gaussian" and not self.features.is_disjoint
+        return self.policy.posterior != "beta_bernoulli" and not self.features.is_disjoint
 
     @cached_property
     def chooser(self) -> Policy:

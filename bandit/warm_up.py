@@ -4,6 +4,7 @@ import numpy as np
 
 from bandit import rng, slates
 from bandit.experiment import Experiment, Question
+from bandit.logistic import capacity
 from bandit.spec import ExperimentSpec
 from bandit.spec_file import from_data
 
@@ -30,6 +31,8 @@ def specs() -> list[ExperimentSpec]:
             "actions": {"variants": one, "channels": two},
             "policy": {"posterior": "beta_bernoulli", "pooled": True},
         },
+        {"actions": {"variants": one, "channels": ["c"]}, "policy": {"posterior": "logistic"}},
+        {"actions": {"variants": one, "channels": two}, "policy": {"posterior": "logistic"}},
     ]
     parts += [
         {"actions": {"variants": one, "channels": channels}, "policy": {"kind": kind}}
@@ -58,7 +61,9 @@ def warm_up() -> None:
         experiment = Experiment(spec, secret=_SECRET)
         posterior = experiment.prior()
         rows = np.array([[0.5, 0.5, 0.0, 1.0, 6.0], [np.nan] * 5])
-        experiment.learn(posterior, rows, [0, 1], np.array([0.0, 1.0]), seq=2)
+        pairs = capacity(spec.encoder.width) // 2 + 1  # enough to thin a logistic posterior's rows
+        outcomes = np.tile([0.0, 1.0], pairs)
+        experiment.learn(posterior, np.tile(rows, (pairs, 1)), [0, 1] * pairs, outcomes, seq=2)
         snapshot = experiment.publish(posterior, version=1)
         questions = [
             Question(rng.decision_id(_SECRET, "warm", str(i), 0), str(i).encode(), rows[i % 2])

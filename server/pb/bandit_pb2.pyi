@@ -1295,12 +1295,13 @@ class Policy(_message.Message):
     EPSILON_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     POOLED_FIELD_NUMBER: _builtins.int
+    BASE_RATE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """One of: thompson_sampling (default), top_two, linucb, epsilon_greedy, softmax, uniform,
     fixed.
     """
     posterior: _builtins.str
-    """One of: gaussian (default), beta_bernoulli."""
+    """One of: gaussian (default), logistic, beta_bernoulli."""
     exploration: _builtins.float
     """Multiplies the posterior standard deviation; default 1, 0 is greedy."""
     floor: _builtins.float
@@ -1325,6 +1326,8 @@ class Policy(_message.Message):
     """Whether the actions' prior is fitted anew from what all of them taught, whenever the belief
     is published; default false.
     """
+    base_rate: _builtins.float
+    """Share of successes expected before the first outcome (logistic); default 0.5."""
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
         """Blocks of weights; none: chosen from the factors."""
@@ -1355,11 +1358,14 @@ class Policy(_message.Message):
         epsilon: _builtins.float | None = ...,
         temperature: _builtins.float | None = ...,
         pooled: _builtins.bool | None = ...,
+        base_rate: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "top_two_share", b"top_two_share"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "base_rate", b"base_rate", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "top_two_share", b"top_two_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "terms", b"terms", "top_two_share", b"top_two_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "base_rate", b"base_rate", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "terms", b"terms", "top_two_share", b"top_two_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__base_rate: _TypeAlias = _typing.Literal["base_rate"]  # noqa: Y015
+    _WhichOneofArgType__base_rate: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate"]  # noqa: Y015
     _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
     _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
     _WhichOneofReturnType__draws: _TypeAlias = _typing.Literal["draws"]  # noqa: Y015
@@ -1384,6 +1390,8 @@ class Policy(_message.Message):
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     _WhichOneofReturnType__top_two_share: _TypeAlias = _typing.Literal["top_two_share"]  # noqa: Y015
     _WhichOneofArgType__top_two_share: _TypeAlias = _typing.Literal["_top_two_share", b"_top_two_share"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_rate) -> _WhichOneofReturnType__base_rate | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__confidence) -> _WhichOneofReturnType__confidence | None: ...
     @_typing.overload

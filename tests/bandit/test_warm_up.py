@@ -30,6 +30,8 @@ policies += [{"kind": kind} for kind in kinds]
 policies += [{"kind": kind, "posterior": "beta_bernoulli"} for kind in kinds]
 policies.append({"posterior": "beta_bernoulli", "pooled": True})
 policies.append({"terms": [{"of": "context:variant:channel"}], "pooled": True})
+policies.append({"posterior": "logistic"})
+many = 17_000
 for channels in (["x"], ["x", "y"]):
     for policy in policies:
         spec = from_data({
@@ -39,7 +41,7 @@ for channels in (["x"], ["x", "y"]):
         })
         experiment = Experiment(spec, secret=b"sixteen bytes or more")
         posterior = experiment.prior()
-        experiment.learn(posterior, np.zeros((2, 0)), [0, 1], np.ones(2), seq=2)
+        experiment.learn(posterior, np.zeros((many, 0)), [0, 1] * (many // 2), np.ones(many), seq=2)
         snapshot = experiment.publish(posterior, version=1)
         rules = [(), (Exclusion(variant="a", reason="r"),)]
         for questions in (1, 30):
