@@ -15,12 +15,14 @@ import numpy as np
 from bandit.actions import FACTORS, ActionSpace
 from bandit.context import ContextSchema
 from bandit.errors import InvalidInputError
+from bandit.fourier import Fourier
 from bandit.kernels import contexts
 from bandit.kernels.compiling import Bools, Cells, Floats, Ints
 
 MAX_TERMS = 16
 MAX_WEIGHTS = 2_048
 MAX_STATISTICS = 16_000_000
+INTERCEPT, WAVES = -1, -2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +101,33 @@ def default_terms(space: ActionSpace) -> tuple[Term, ...]:
 
 
 class Encoder:
-    """Turns context rows into feature vectors: a pure function of the schema.
+    """Turns context rows into feature vectors: a pure function of schema and specification.
 
     Parameters
     ----------
     schema
         Fields in order; each takes one column or more, after the intercept.
+    fourier
+        Random Fourier features of all fields together, after their own columns; None: none.
+
+    Attributes
+    ----------
+    names
+        Name of every column.
+    owners
+        Place of the field that a column belongs to; ``INTERCEPT`` or ``WAVES`` if to none.
+    width
+        Number of columns.
+
+    Raises
+    ------
+    InvalidInputError
+        For Fourier features of no fields.
     """
 
-    def __init__(self, schema: ContextSchema) -> None:
+    def __init__(self, schema: ContextSchema, fourier: Fourier | None = None) -> None:
         self.names = ["(intercept)"]
+        self.owners = [INTERCEPT]
         table = np.zeros((len(schema.fields), 6))
         for i, field in enumerate(schema.fields):
             low, high = field.bounds or (field.period or 0.0, 0.0)
@@ -128,7 +147,15 @@ class Encoder:
             if not field.required:
                 self.names.append(f"{field.name} missing")
             table[i] = kind, low, high, first, len(field.levels), missing
+            self.owners += [i] * (len(self.names) - first)
         self._table = table
+        self._turns: Floats | None = None
+        if fourier is not None:
+            if not schema.fields:
+                raise InvalidInputError("needs a context to be a function of", field="fourier")
+            self._turns = fourier.frequencies(len(self.names) - 1, len(schema.fields))
+            self.names += fourier.names
+            self.owners += [WAVES] * fourier.features
         self.width = len(self.names)
 
     def encode(self, rows: Floats) -> Floats:
@@ -136,9 +163,12 @@ class Encoder:
 
         Notes
         -----
-        O(n (fields + width)).
+        O(n (fields + width)), and O(features x columns in use) for Fourier features.
         """
-        return contexts.encode(rows, self._table, self.width)
+        x = contexts.encode(rows, self._table, self.width)
+        if self._turns is not None:
+            contexts.add_waves(x, self._turns)
+        return x
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import numpy as np
 from bandit.actions import ActionSpace
 from bandit.errors import InvalidInputError, NotFoundError
 from bandit.features import Term
+from bandit.fourier import Fourier
 from bandit.kernels import deciding
 from bandit.posterior import Noise
 from bandit.snapshot import Asked, Belief, Choices
@@ -47,6 +48,8 @@ class PolicySpec:
         Blocks of weights; empty takes ``default_terms``.
     noise
         Known reward noise, or its prior.
+    fourier
+        Random Fourier features, for scores that are not linear in the context; None: linear.
     successes, failures
         Beta prior of every action.
     action
@@ -65,6 +68,7 @@ class PolicySpec:
     draws: int = 256
     terms: tuple[Term, ...] = ()
     noise: Noise = field(default_factory=Noise)
+    fourier: Fourier | None = None
     successes: float = 1.0
     failures: float = 1.0
     action: ActionName | None = None

@@ -25,6 +25,7 @@ def specs() -> list[ExperimentSpec]:
         {"actions": {"variants": one, "channels": ["c"]}},
         {"actions": {"variants": one, "channels": two}},
         {"actions": {"variants": one, "channels": two}, "policy": {"posterior": "beta_bernoulli"}},
+        {"actions": {"variants": one, "channels": ["c"]}, "policy": {"fourier": {"features": 2}}},
     ]
     return [
         from_data({"name": "warm", "context": _CONTEXT, "outcome": reward, **part})

@@ -1250,6 +1250,7 @@ class Policy(_message.Message):
     SUCCESSES_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    FOURIER_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """One of: thompson_sampling (default), uniform, fixed."""
     posterior: _builtins.str
@@ -1278,6 +1279,10 @@ class Policy(_message.Message):
     def action(self) -> Global___ActionName:
         """The action of kind fixed."""
 
+    @_builtins.property
+    def fourier(self) -> Global___Fourier:
+        """Random Fourier features, for scores that are not linear in the context; not set: none."""
+
     def __init__(
         self,
         *,
@@ -1291,10 +1296,11 @@ class Policy(_message.Message):
         successes: _builtins.float | None = ...,
         failures: _builtins.float | None = ...,
         action: Global___ActionName | None = ...,
+        fourier: Global___Fourier | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "fourier", b"fourier", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "fourier", b"fourier", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__draws: _TypeAlias = _typing.Literal["draws"]  # noqa: Y015
     _WhichOneofArgType__draws: _TypeAlias = _typing.Literal["_draws", b"_draws"]  # noqa: Y015
@@ -1326,6 +1332,39 @@ class Policy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__successes) -> _WhichOneofReturnType__successes | None: ...
 
 Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class Fourier(_message.Message):
+    """Random Fourier features of the whole context."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    LENGTH_SCALE_FIELD_NUMBER: _builtins.int
+    features: _builtins.int
+    """Number of columns, even, 2 to 1024; default 128."""
+    length_scale: _builtins.float
+    """Distance over which the score may change, 0.01 to 100; default 0.25."""
+    def __init__(
+        self,
+        *,
+        features: _builtins.int | None = ...,
+        length_scale: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_length_scale", b"_length_scale", "features", b"features", "length_scale", b"length_scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_length_scale", b"_length_scale", "features", b"features", "length_scale", b"length_scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__features: _TypeAlias = _typing.Literal["features"]  # noqa: Y015
+    _WhichOneofArgType__features: _TypeAlias = _typing.Literal["_features", b"_features"]  # noqa: Y015
+    _WhichOneofReturnType__length_scale: _TypeAlias = _typing.Literal["length_scale"]  # noqa: Y015
+    _WhichOneofArgType__length_scale: _TypeAlias = _typing.Literal["_length_scale", b"_length_scale"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__features) -> _WhichOneofReturnType__features | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__length_scale) -> _WhichOneofReturnType__length_scale | None: ...
+
+Global___Fourier: _TypeAlias = Fourier  # noqa: Y015
 
 @_typing.final
 class Groups(_message.Message):

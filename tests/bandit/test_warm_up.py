@@ -24,21 +24,24 @@ def compiled():
 warm_up()
 before = compiled()
 policies = [{}, {"posterior": "beta_bernoulli"}, {"kind": "uniform"}, {"exploration": 0.0}]
+policies += [{"fourier": {}}]
 for channels in (["x"], ["x", "y"]):
     for policy in policies:
         spec = from_data({
             "name": "e", "actions": {"variants": ["a", "b", "c"], "channels": channels},
             "outcome": {"window": 1, "rewards": [{"name": "r"}], "aggregation": "max"},
             "policy": policy,
+            "context": [{"name": "f", "kind": "flag"}] * ("fourier" in policy),
         })
         experiment = Experiment(spec, secret=b"sixteen bytes or more")
         posterior = experiment.prior()
-        experiment.learn(posterior, np.zeros((2, 0)), [0, 1], np.ones(2), seq=2)
+        experiment.learn(posterior, np.zeros((2, len(spec.context))), [0, 1], np.ones(2), seq=2)
         snapshot = experiment.publish(posterior, version=1)
+        row = [0.0] * len(spec.context)
         rules = [(), (Exclusion(variant="a", reason="r"),)]
         for questions in (1, 30):
             asked = [
-                Question(rng.decision_id(b"", "e", str(i), 0), str(i).encode(), [], rules[i % 2])
+                Question(rng.decision_id(b"", "e", str(i), 0), str(i).encode(), row, rules[i % 2])
                 for i in range(questions)
             ]
             for propensities in (True, False):
