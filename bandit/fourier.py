@@ -13,12 +13,12 @@ from bandit.kernels.compiling import Floats
 MAX_FEATURES = 1_024
 
 # Public on purpose: features must be a function of the specification alone, never of the secret.
-_STREAM = rng.words(rng.keyed(b"", "fourier", "", b"frequencies")[:16])
+_STREAM = rng.words(rng.keyed(b"", "fourier", "", b"matern")[:16])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fourier:
-    """Features that approximate a Gaussian kernel over the encoded context.
+    """Features that approximate a Matern-3/2 kernel over the encoded context.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Fourier:
     """
 
     features: int = 128
-    length_scale: float = 0.25
+    length_scale: float = 0.5
 
     def __post_init__(self) -> None:
         if not 2 <= self.features <= MAX_FEATURES or self.features % 2:

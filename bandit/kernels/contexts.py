@@ -51,12 +51,13 @@ def encode(rows: Floats, table: Floats, width: int) -> Floats:
 
 @kernel
 def frequencies(stream: Words, columns: int, count: int) -> Floats:
-    """Draw frequencies of the Gaussian kernel of length scale 1, orthogonal in groups.
+    """Draw frequencies of the Matern-3/2 kernel of length scale 1, orthogonal in groups.
 
     Returns
     -------
     (columns, count)
-        Each is N(0, I); each group of ``columns`` of them is orthogonal.
+        Each is Student-t with 3 degrees of freedom; each group of ``columns`` of them is
+        orthogonal.
 
     Notes
     -----
@@ -65,9 +66,9 @@ def frequencies(stream: Words, columns: int, count: int) -> Floats:
     """
     out = np.empty((columns, count))
     units = np.empty((min(columns, count), columns))
-    normals = np.empty(2 * columns)
+    normals = np.empty(2 * columns + 3)
     for f in range(count):
-        fill_normals(stream, f * columns, normals)
+        fill_normals(stream, f * (columns + 2), normals)
         at = f % columns
         unit = units[at]
         unit[:] = normals[:columns]
@@ -82,7 +83,9 @@ def frequencies(stream: Words, columns: int, count: int) -> Floats:
         for c in range(columns):
             norm += unit[c] * unit[c]
             length += normals[columns + c] * normals[columns + c]
-        norm, length = math.sqrt(norm), math.sqrt(length)
+        a, b, c3 = normals[2 * columns], normals[2 * columns + 1], normals[2 * columns + 2]
+        norm = math.sqrt(norm)
+        length = math.sqrt(3.0 * length / (a * a + b * b + c3 * c3))
         for c in range(columns):
             unit[c] /= norm
             out[c, f] = length * unit[c]

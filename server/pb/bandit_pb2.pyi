@@ -1344,7 +1344,7 @@ class Fourier(_message.Message):
     features: _builtins.int
     """Number of columns, even, 2 to 1024; default 128."""
     length_scale: _builtins.float
-    """Distance over which the score may change, 0.01 to 100; default 0.25."""
+    """Distance over which the score may change, 0.01 to 100; default 0.5."""
     def __init__(
         self,
         *,
