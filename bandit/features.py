@@ -17,6 +17,7 @@ import numpy as np
 from bandit.actions import FACTORS, ActionSpace
 from bandit.context import ContextSchema
 from bandit.errors import InvalidInputError
+from bandit.fourier import Fourier
 from bandit.kernels import contexts
 from bandit.kernels.compiling import Bools, Cells, Floats, Ints
 from bandit.kernels.layouts import Planes, Terms
@@ -28,6 +29,7 @@ MAX_LOADS = 1_000_000
 OWN_EFFECT_SD = 0.2
 ATTRIBUTES = tuple(f"{factor}.attributes" for factor in FACTORS)
 _TERM_NAMES = ("context", *FACTORS, *ATTRIBUTES)
+INTERCEPT, WAVES = -1, -2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,16 +113,33 @@ def default_terms(space: ActionSpace) -> tuple[Term, ...]:
 
 
 class Encoder:
-    """Turns context rows into feature vectors: a pure function of the schema.
+    """Turns context rows into feature vectors: a pure function of schema and specification.
 
     Parameters
     ----------
     schema
         Fields in order; each takes one column or more, after the intercept.
+    fourier
+        Random Fourier features of all fields together, after their own columns; None: none.
+
+    Attributes
+    ----------
+    names
+        Name of every column.
+    owners
+        Place of the field that a column belongs to; ``INTERCEPT`` or ``WAVES`` if to none.
+    width
+        Number of columns.
+
+    Raises
+    ------
+    InvalidInputError
+        For Fourier features of no fields.
     """
 
-    def __init__(self, schema: ContextSchema) -> None:
+    def __init__(self, schema: ContextSchema, fourier: Fourier | None = None) -> None:
         self.names = ["(intercept)"]
+        self.owners = [INTERCEPT]
         table = np.zeros((len(schema.fields), 6))
         for i, field in enumerate(schema.fields):
             low, high = field.bounds or (field.period or 0.0, 0.0)
@@ -140,7 +159,15 @@ class Encoder:
             if not field.required:
                 self.names.append(f"{field.name} missing")
             table[i] = kind, low, high, first, len(field.levels), missing
+            self.owners += [i] * (len(self.names) - first)
         self._table = table
+        self._turns: Floats | None = None
+        if fourier is not None:
+            if not schema.fields:
+                raise InvalidInputError("needs a context to be a function of", field="fourier")
+            self._turns = fourier.frequencies(len(self.names) - 1, len(schema.fields))
+            self.names += fourier.names
+            self.owners += [WAVES] * fourier.features
         self.width = len(self.names)
 
     def encode(self, rows: Floats) -> Floats:
@@ -148,9 +175,12 @@ class Encoder:
 
         Notes
         -----
-        O(n (fields + width)).
+        O(n (fields + width)), and O(features x columns in use) for Fourier features.
         """
-        return contexts.encode(rows, self._table, self.width)
+        x = contexts.encode(rows, self._table, self.width)
+        if self._turns is not None:
+            contexts.add_waves(x, self._turns)
+        return x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,10 +326,11 @@ class FeatureMap:
     @cached_property
     def offsets(self) -> Ints:
         """First weight of every term, shape (t,)."""
-        return np.concatenate([[0], np.cumsum(self._sizes)[:-1]]).astype(np.int64)
+        return np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
 
     @cached_property
-    def _sizes(self) -> Ints:
+    def sizes(self) -> Ints:
+        """Number of weights of every term, shape (t,)."""
         cells = np.where(self.parts > 0, self.parts, self.counts)
         sizes: Ints = cells * np.where(self.crossed, self.width, 1)
         return sizes
@@ -383,7 +414,7 @@ class FeatureMap:
     @property
     def weights(self) -> int:
         """Number of weights ``m`` in a block."""
-        return self.width if self.is_disjoint else int(self._sizes.sum())
+        return self.width if self.is_disjoint else int(self.sizes.sum())
 
     @cached_property
     def prior_precision(self) -> Floats:
@@ -391,7 +422,7 @@ class FeatureMap:
         if self.is_disjoint:
             return np.full(self.width, self.terms[0].prior_sd ** -2.0)
         scales: Sequence[float] = [term.prior_sd**-2.0 for term in self.terms]
-        return np.repeat(np.array(scales), self._sizes)
+        return np.repeat(np.array(scales), self.sizes)
 
     def weight_names(self, columns: Sequence[str]) -> list[str]:
         """Name every weight of a block, such as ``age:variant=short`` or ``variant.length``.

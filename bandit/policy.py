@@ -17,6 +17,7 @@ from bandit.choosing import (
 )
 from bandit.errors import InvalidInputError, NotFoundError
 from bandit.features import Term
+from bandit.fourier import Fourier
 from bandit.posterior import Noise
 
 KINDS = (
@@ -75,6 +76,8 @@ class PolicySpec:
         Known reward noise, or its prior.
     base_rate
         Share of successes that a ``logistic`` posterior expects before the first outcome.
+    fourier
+        Random Fourier features, for scores that are not linear in the context; None: linear.
     successes, failures
         Beta prior of every action.
     pooled
@@ -105,6 +108,7 @@ class PolicySpec:
     terms: tuple[Term, ...] = ()
     noise: Noise = field(default_factory=Noise)
     base_rate: float = 0.5
+    fourier: Fourier | None = None
     successes: float = 1.0
     failures: float = 1.0
     pooled: bool = False

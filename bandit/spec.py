@@ -147,6 +147,8 @@ class ExperimentSpec:
                 raise InvalidInputError("takes at most 2000 actions", field="policy.posterior")
             if self.policy.terms:
                 raise InvalidInputError("has no weights, so no terms", field="policy.posterior")
+            if self.policy.fourier is not None:
+                raise InvalidInputError("uses no context, so no fourier", field="policy.posterior")
         rule = self.outcome
         ends = [r.weight * end for r in rule.rewards for end in r.bounds]
         if not all(0.0 <= v <= 1.0 for v in (*ends, rule.default)):
@@ -189,7 +191,7 @@ class ExperimentSpec:
     @cached_property
     def encoder(self) -> Encoder:
         """Context rows to features."""
-        return Encoder(self.schema)
+        return Encoder(self.schema, self.policy.fourier)
 
     @cached_property
     def features(self) -> FeatureMap:

@@ -33,6 +33,7 @@ def specs() -> list[ExperimentSpec]:
         },
         {"actions": {"variants": one, "channels": ["c"]}, "policy": {"posterior": "logistic"}},
         {"actions": {"variants": one, "channels": two}, "policy": {"posterior": "logistic"}},
+        {"actions": {"variants": one, "channels": ["c"]}, "policy": {"fourier": {"features": 2}}},
     ]
     parts += [
         {"actions": {"variants": one, "channels": channels}, "policy": {"kind": kind}}

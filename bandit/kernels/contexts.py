@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from bandit.kernels.arithmetic import log, sin_cos
-from bandit.kernels.compiling import Floats, kernel
+from bandit.kernels.compiling import Floats, Words, kernel
+from bandit.kernels.streams import fill_normals
 
 NUMBER, LOG_NUMBER, CATEGORY, FLAG, CYCLIC = range(5)
 
@@ -46,3 +47,77 @@ def encode(rows: Floats, table: Floats, width: int) -> Floats:
                 s, c = sin_cos(value / table[f, 1])
                 out[i, at], out[i, at + 1] = s, c
     return out
+
+
+@kernel
+def frequencies(stream: Words, columns: int, count: int) -> Floats:
+    """Draw frequencies of the Matern-3/2 kernel of length scale 1, orthogonal in groups.
+
+    Returns
+    -------
+    (columns, count)
+        Each is Student-t with 3 degrees of freedom; each group of ``columns`` of them is
+        orthogonal.
+
+    Notes
+    -----
+    Source: Yu et al., Orthogonal random features, NeurIPS 2016, section 3. Gram-Schmidt, done
+    twice; the lengths come from normals of their own.
+    """
+    out = np.empty((columns, count))
+    units = np.empty((min(columns, count), columns))
+    normals = np.empty(2 * columns + 3)
+    for f in range(count):
+        fill_normals(stream, f * (columns + 2), normals)
+        at = f % columns
+        unit = units[at]
+        unit[:] = normals[:columns]
+        for _ in range(2):
+            for g in range(at):
+                dot = 0.0
+                for c in range(columns):
+                    dot += units[g, c] * unit[c]
+                for c in range(columns):
+                    unit[c] -= dot * units[g, c]
+        norm, length = 0.0, 0.0
+        for c in range(columns):
+            norm += unit[c] * unit[c]
+            length += normals[columns + c] * normals[columns + c]
+        a, b, c3 = normals[2 * columns], normals[2 * columns + 1], normals[2 * columns + 2]
+        norm = math.sqrt(norm)
+        length = math.sqrt(3.0 * length / (a * a + b * b + c3 * c3))
+        for c in range(columns):
+            unit[c] /= norm
+            out[c, f] = length * unit[c]
+    return out
+
+
+@kernel
+def add_waves(x: Floats, turns: Floats) -> None:
+    """Fill the last columns of ``x : (n, 1 + c + 2 p)`` with the waves of its columns 1 to c.
+
+    Parameters
+    ----------
+    turns : (c, p)
+        Frequencies in turns per unit of a column.
+
+    Notes
+    -----
+    ``sqrt(1 / p)`` times cosine and sine of every frequency, so the squares add up to 1.
+    O(n p (non-zero columns + 1)).
+    """
+    columns, count = turns.shape
+    scale = 1.0 / math.sqrt(count)
+    phases = np.empty(count)
+    for i in range(x.shape[0]):
+        phases[:] = 0.0
+        for c in range(columns):
+            value = x[i, 1 + c]
+            if value != 0.0:
+                for f in range(count):
+                    phases[f] += turns[c, f] * value
+        at = 1 + columns
+        for f in range(count):
+            sine, cosine = sin_cos(phases[f])
+            x[i, at], x[i, at + 1] = scale * cosine, scale * sine
+            at += 2

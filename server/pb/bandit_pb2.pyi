@@ -1296,6 +1296,7 @@ class Policy(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     POOLED_FIELD_NUMBER: _builtins.int
     BASE_RATE_FIELD_NUMBER: _builtins.int
+    FOURIER_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """One of: thompson_sampling (default), top_two, linucb, epsilon_greedy, softmax, uniform,
     fixed.
@@ -1340,6 +1341,10 @@ class Policy(_message.Message):
     def action(self) -> Global___ActionName:
         """The action of kind fixed."""
 
+    @_builtins.property
+    def fourier(self) -> Global___Fourier:
+        """Random Fourier features, for scores that are not linear in the context; not set: none."""
+
     def __init__(
         self,
         *,
@@ -1359,10 +1364,11 @@ class Policy(_message.Message):
         temperature: _builtins.float | None = ...,
         pooled: _builtins.bool | None = ...,
         base_rate: _builtins.float | None = ...,
+        fourier: Global___Fourier | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "base_rate", b"base_rate", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "top_two_share", b"top_two_share"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "base_rate", b"base_rate", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "fourier", b"fourier", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "top_two_share", b"top_two_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "base_rate", b"base_rate", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "terms", b"terms", "top_two_share", b"top_two_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "base_rate", b"base_rate", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "fourier", b"fourier", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "terms", b"terms", "top_two_share", b"top_two_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_rate: _TypeAlias = _typing.Literal["base_rate"]  # noqa: Y015
     _WhichOneofArgType__base_rate: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate"]  # noqa: Y015
@@ -1418,6 +1424,39 @@ class Policy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_two_share) -> _WhichOneofReturnType__top_two_share | None: ...
 
 Global___Policy: _TypeAlias = Policy  # noqa: Y015
+
+@_typing.final
+class Fourier(_message.Message):
+    """Random Fourier features of the whole context."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    LENGTH_SCALE_FIELD_NUMBER: _builtins.int
+    features: _builtins.int
+    """Number of columns, even, 2 to 1024; default 128."""
+    length_scale: _builtins.float
+    """Distance over which the score may change, 0.01 to 100; default 0.5."""
+    def __init__(
+        self,
+        *,
+        features: _builtins.int | None = ...,
+        length_scale: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_length_scale", b"_length_scale", "features", b"features", "length_scale", b"length_scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_length_scale", b"_length_scale", "features", b"features", "length_scale", b"length_scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__features: _TypeAlias = _typing.Literal["features"]  # noqa: Y015
+    _WhichOneofArgType__features: _TypeAlias = _typing.Literal["_features", b"_features"]  # noqa: Y015
+    _WhichOneofReturnType__length_scale: _TypeAlias = _typing.Literal["length_scale"]  # noqa: Y015
+    _WhichOneofArgType__length_scale: _TypeAlias = _typing.Literal["_length_scale", b"_length_scale"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__features) -> _WhichOneofReturnType__features | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__length_scale) -> _WhichOneofReturnType__length_scale | None: ...
+
+Global___Fourier: _TypeAlias = Fourier  # noqa: Y015
 
 @_typing.final
 class Groups(_message.Message):

@@ -32,21 +32,25 @@ policies.append({"posterior": "beta_bernoulli", "pooled": True})
 policies.append({"terms": [{"of": "context:variant:channel"}], "pooled": True})
 policies.append({"posterior": "logistic"})
 many = 17_000
+policies += [{"fourier": {}}]
 for channels in (["x"], ["x", "y"]):
     for policy in policies:
         spec = from_data({
             "name": "e", "actions": {"variants": ["a", "b", "c"], "channels": channels},
             "outcome": {"window": 1, "rewards": [{"name": "r"}], "aggregation": "max"},
             "policy": policy,
+            "context": [{"name": "f", "kind": "flag"}] * ("fourier" in policy),
         })
         experiment = Experiment(spec, secret=b"sixteen bytes or more")
         posterior = experiment.prior()
-        experiment.learn(posterior, np.zeros((many, 0)), [0, 1] * (many // 2), np.ones(many), seq=2)
+        rows = np.zeros((many, len(spec.context)))
+        experiment.learn(posterior, rows, [0, 1] * (many // 2), np.ones(many), seq=2)
         snapshot = experiment.publish(posterior, version=1)
+        row = [0.0] * len(spec.context)
         rules = [(), (Exclusion(variant="a", reason="r"),)]
         for questions in (1, 30):
             asked = [
-                Question(rng.decision_id(b"", "e", str(i), 0), str(i).encode(), [], rules[i % 2])
+                Question(rng.decision_id(b"", "e", str(i), 0), str(i).encode(), row, rules[i % 2])
                 for i in range(questions)
             ]
             for propensities in (True, False):
