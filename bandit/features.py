@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bandit.actions import FACTORS, ActionSpace
-from bandit.context import ContextSchema
+from bandit.context import MAX_TURNS, ContextSchema
 from bandit.errors import InvalidInputError
 from bandit.kernels import contexts
 from bandit.kernels.compiling import Bools, Cells, Floats, Ints
@@ -139,6 +139,10 @@ class Encoder:
         O(n (fields + width)).
         """
         return contexts.encode(rows, self._table, self.width)
+
+    def takes(self, rows: Floats) -> bool:
+        """Whether rows of the right length hold what ``encode`` can read; O(n fields)."""
+        return contexts.is_sound(rows, self._table, MAX_TURNS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,8 @@ class PolicySpec:
         Beta prior of every action.
     action
         The action of a ``fixed`` policy.
+    half_life
+        Seconds after which an outcome weighs half as much as a new one; None never forgets.
 
     Raises
     ------
@@ -68,6 +70,7 @@ class PolicySpec:
     successes: float = 1.0
     failures: float = 1.0
     action: ActionName | None = None
+    half_life: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -92,6 +95,10 @@ class PolicySpec:
                 raise InvalidInputError(f"must be in [0.5, 1e9], got {value}", field=name)
         if (self.action is not None) != (self.kind == "fixed"):
             raise InvalidInputError("goes with kind = fixed, and only there", field="action")
+        if self.half_life is not None and not 1e-3 <= self.half_life <= 1e9:
+            raise InvalidInputError(
+                f"must be in [0.001, 1e9] seconds, got {self.half_life}", field="half_life"
+            )
 
 
 class Policy(Protocol):

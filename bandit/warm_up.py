@@ -23,7 +23,7 @@ def specs() -> list[ExperimentSpec]:
     one, two = ["a", "b"], ["c", "d"]
     parts: list[dict[str, object]] = [
         {"actions": {"variants": one, "channels": ["c"]}},
-        {"actions": {"variants": one, "channels": two}},
+        {"actions": {"variants": one, "channels": two}, "policy": {"half_life": 60}},
         {"actions": {"variants": one, "channels": two}, "policy": {"posterior": "beta_bernoulli"}},
     ]
     return [
@@ -43,7 +43,8 @@ def warm_up() -> None:
         experiment = Experiment(spec, secret=_SECRET)
         posterior = experiment.prior()
         rows = np.array([[0.5, 0.5, 0.0, 1.0, 6.0], [np.nan] * 5])
-        experiment.learn(posterior, rows, [0, 1], np.array([0.0, 1.0]), seq=2)
+        times = np.array([0.0, 1e6])
+        experiment.learn(posterior, rows, [0, 1], np.array([0.0, 1.0]), times=times, seq=2)
         snapshot = experiment.publish(posterior, version=1)
         questions = [
             Question(rng.decision_id(_SECRET, "warm", str(i), 0), str(i).encode(), rows[i % 2])

@@ -19,7 +19,9 @@ def cholesky(p: Floats, prior: Floats) -> Floats:
 
     Notes
     -----
-    O(m**3 / 3), column by column, so that the inner loop vectorises in a fixed order.
+    O(m**3 / 3), column by column, so that the inner loop vectorises in a fixed order. A pivot is
+    never below its prior: what is left of ``p`` after elimination is not negative, except by
+    rounding, which collinear features magnify.
     """
     m = p.shape[0]
     upper = np.zeros((m, m))
@@ -28,7 +30,7 @@ def cholesky(p: Floats, prior: Floats) -> Floats:
             upper[i, j] = p[j, i]
         upper[i, i] += prior[i]
     for k in range(m):
-        pivot = math.sqrt(upper[k, k])
+        pivot = math.sqrt(max(upper[k, k], prior[k]))
         for j in range(k, m):
             upper[k, j] /= pivot
         for i in range(k + 1, m):

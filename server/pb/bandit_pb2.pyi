@@ -1250,6 +1250,7 @@ class Policy(_message.Message):
     SUCCESSES_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """One of: thompson_sampling (default), uniform, fixed."""
     posterior: _builtins.str
@@ -1266,6 +1267,10 @@ class Policy(_message.Message):
     """Prior pseudo-count of successes (beta_bernoulli); default 1, at least 0.5."""
     failures: _builtins.float
     """Prior pseudo-count of failures (beta_bernoulli); default 1, at least 0.5."""
+    half_life: _builtins.float
+    """Seconds after which an outcome weighs half as much as a new one, 0.001 to 1e9; not set:
+    nothing is forgotten.
+    """
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Term]:
         """Blocks of weights; none: chosen from the factors."""
@@ -1291,10 +1296,11 @@ class Policy(_message.Message):
         successes: _builtins.float | None = ...,
         failures: _builtins.float | None = ...,
         action: Global___ActionName | None = ...,
+        half_life: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_half_life", b"_half_life", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "half_life", b"half_life", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_draws", b"_draws", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_half_life", b"_half_life", "_kind", b"_kind", "_posterior", b"_posterior", "_successes", b"_successes", "action", b"action", "draws", b"draws", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "half_life", b"half_life", "kind", b"kind", "noise", b"noise", "posterior", b"posterior", "successes", b"successes", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__draws: _TypeAlias = _typing.Literal["draws"]  # noqa: Y015
     _WhichOneofArgType__draws: _TypeAlias = _typing.Literal["_draws", b"_draws"]  # noqa: Y015
@@ -1304,6 +1310,8 @@ class Policy(_message.Message):
     _WhichOneofArgType__failures: _TypeAlias = _typing.Literal["_failures", b"_failures"]  # noqa: Y015
     _WhichOneofReturnType__floor: _TypeAlias = _typing.Literal["floor"]  # noqa: Y015
     _WhichOneofArgType__floor: _TypeAlias = _typing.Literal["_floor", b"_floor"]  # noqa: Y015
+    _WhichOneofReturnType__half_life: _TypeAlias = _typing.Literal["half_life"]  # noqa: Y015
+    _WhichOneofArgType__half_life: _TypeAlias = _typing.Literal["_half_life", b"_half_life"]  # noqa: Y015
     _WhichOneofReturnType__kind: _TypeAlias = _typing.Literal["kind"]  # noqa: Y015
     _WhichOneofArgType__kind: _TypeAlias = _typing.Literal["_kind", b"_kind"]  # noqa: Y015
     _WhichOneofReturnType__posterior: _TypeAlias = _typing.Literal["posterior"]  # noqa: Y015
@@ -1318,6 +1326,8 @@ class Policy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failures) -> _WhichOneofReturnType__failures | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__floor) -> _WhichOneofReturnType__floor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__half_life) -> _WhichOneofReturnType__half_life | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kind) -> _WhichOneofReturnType__kind | None: ...
     @_typing.overload

@@ -59,6 +59,7 @@ def from_scratch(peer: Peer, name: str, to: int) -> bytes:
                 rows_of([entry.context]),
                 [entry.action],
                 np.array([entry.value]),
+                times=np.array([entry.decided_at / 1e6]),
                 seq=entry.seq,
             )
     return encoding.to_bytes(posterior)
