@@ -21,7 +21,6 @@ LARGEST_OUTCOME = 1e15
 LATEST_TIME = 1e12
 
 
-_EPSILON = float(np.finfo(np.float64).eps)
 _TIMELESS = np.empty(0)
 _TIMELESS.flags.writeable = False
 
@@ -312,7 +311,7 @@ class GaussianPosterior(Posterior):
             lower[i] = factors.cholesky(precision[i], self.features.prior_precision)
             mean[i], explained = factors.solve_mean(lower[i], shift[i])
             count, squares = sums[i]
-            residual += max(squares - explained, _EPSILON * (count + m) * squares)
+            residual += max(squares - explained, factors.EPSILON * (count + m) * squares)
         shape = self.noise.shape + 0.5 * float(sums[:, 0].sum())
         scale = self.noise.scale + 0.5 * residual
         known = self.noise.sd
