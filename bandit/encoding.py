@@ -75,6 +75,8 @@ def _load(posterior: Posterior, data: bytes) -> None:
         raise CorruptionError(f"a stored posterior is {header['kind']}, not {posterior.kind}")
     arrays: dict[str, Floats] = {}
     at = 10 + length
+    if "clock" in header["arrays"] and posterior.half_life is None:
+        raise CorruptionError("a stored posterior has a half-life, which does not fit this one")
     for name in posterior.arrays():
         shape = tuple(header["arrays"].get(name, ()))
         size = 8 * int(np.prod(shape, dtype=np.int64))

@@ -6,10 +6,11 @@ posterior that learns is the caller's. The server and the simulator call these s
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple, Self, TypeVar, cast
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from bandit import revision, rng
 from bandit.actions import Exclusion
@@ -24,6 +25,7 @@ from bandit.slates import Slate, complete
 from bandit.snapshot import Asked, Choices, Snapshot, publish
 from bandit.spec import ExperimentSpec
 
+Number = TypeVar("Number", np.int64, np.float64)
 _BANDIT, _RANDOM = Group.BANDIT, Group.RANDOM  # looked up once: members of an Enum are slow
 
 
@@ -103,10 +105,14 @@ class Experiment:
         policy = self.spec.policy
         if policy.posterior == "beta_bernoulli":
             prior = (policy.successes, policy.failures)
-            return BetaBernoulliPosterior(self.spec.actions.size, prior, pooled=policy.pooled)
+            return BetaBernoulliPosterior(
+                self.spec.actions.size, prior, policy.half_life, pooled=policy.pooled
+            )
         if policy.posterior == "logistic":
-            return LogisticPosterior(self.spec.features, policy.base_rate)
-        return GaussianPosterior(self.spec.features, policy.noise, pooled=policy.pooled)
+            return LogisticPosterior(self.spec.features, policy.base_rate, policy.half_life)
+        return GaussianPosterior(
+            self.spec.features, policy.noise, policy.half_life, pooled=policy.pooled
+        )
 
     def publish(self, posterior: Posterior, *, version: int) -> Snapshot:
         """Publish the posterior's belief; a pure function of the posterior and its position."""
@@ -119,7 +125,7 @@ class Experiment:
             stream=rng.snapshot_stream(self.secret, self.spec.name, posterior.seq),
         )
 
-    def learn(
+    def learn(  # noqa: PLR0913  the front door names its parts
         self,
         posterior: Posterior,
         rows: Floats,
@@ -127,6 +133,7 @@ class Experiment:
         outcomes: Floats,
         *,
         seq: int,
+        times: Floats | None = None,
     ) -> None:
         """Fold outcomes into the posterior, in log order.
 
@@ -138,15 +145,46 @@ class Experiment:
         outcomes : (n,)
         seq
             Log position that the posterior reaches.
+        times : (n,)
+            When the decisions were made, in seconds from any fixed origin; needed where
+            ``policy.half_life`` is set, else not looked at.
 
         Raises
         ------
         InvalidInputError
-            If a number is not finite; nothing is changed then.
+            If a row does not fit the schema, or a number is not finite; nothing is changed then.
+
+        Notes
+        -----
+        Values outside a field's bounds are clipped, also where a request is refused for them.
         """
-        x = self.spec.encoder.encode(rows)
-        chosen = np.asarray(actions, dtype=np.int64)
-        posterior.fold(Outcomes(x, chosen, np.asarray(outcomes, dtype=np.float64)), seq=seq)
+        chosen = np.asarray(actions)
+        if chosen.size and chosen.dtype.kind not in "iu":
+            raise InvalidInputError("need whole numbers", field="actions")
+        seconds = () if times is None or self.spec.policy.half_life is None else times
+        learned = Outcomes(
+            self._features(rows),
+            _vector("actions", chosen, np.int64),
+            _vector("outcomes", outcomes, np.float64),
+            _vector("times", seconds, np.float64),
+        )
+        posterior.fold(learned, seq=seq)
+
+    def _features(self, rows: Floats) -> Floats:
+        """Encode rows that are not trusted."""
+        schema, encoder = self.spec.schema, self.spec.encoder
+        try:
+            packed = np.ascontiguousarray(rows, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"are no table of numbers: {error}", field="rows") from None
+        shaped = packed.ndim == 2 and packed.shape[1] == len(schema.fields)
+        if shaped and encoder.takes(packed):
+            return encoder.encode(packed)
+        try:
+            schema.check_rows(packed)
+        except InvalidInputError as error:
+            raise error.under("rows") from None
+        raise InvalidInputError("do not fit the context's schema", field="rows")
 
     def revise(self, posterior: Posterior, spec: ExperimentSpec) -> tuple[Self, Posterior]:
         """Go on under an edited specification, with levels added or retired.
@@ -408,6 +446,17 @@ class Experiment:
         if name is None:
             return None
         return self.spec.actions.index(name.variant, name.channel, name.slot)
+
+
+def _vector(name: str, values: ArrayLike, kind: type[Number]) -> NDArray[Number]:
+    """Give numbers as a contiguous vector of one kind."""
+    try:
+        vector = np.ascontiguousarray(values, dtype=kind)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInputError(f"are not all numbers: {error}", field=name) from None
+    if np.ndim(values) != 1:  # ascontiguousarray makes a vector of a number
+        raise InvalidInputError(f"have shape {np.shape(values)}, need (n,)", field=name)
+    return vector
 
 
 def _allows(eligible: Bools, action: int | None) -> bool:

@@ -18,6 +18,7 @@ from bandit.decision import Decision, Reason
 from bandit.errors import BanditError, InvalidInputError
 from bandit.experiment import Experiment
 from bandit.features import INTERCEPT, WAVES, FeatureMap
+from bandit.kernels import moments
 from bandit.kernels.compiling import Bools, Floats
 from bandit.policy import ActionName
 from bandit.posterior import BetaBernoulliPosterior, Moments, Posterior
@@ -206,7 +207,9 @@ class _LinearScores:
         f, mean = self._features, self._moments.mean
         if f.is_disjoint:
             return np.asarray((mean * x).sum(axis=1))
-        return moments.joint_means(x.reshape(1, -1), mean[0], f.layout, f.planes)[0]
+        centre: Floats = moments.joint_means(x.reshape(1, -1), mean[0], f.layout, f.planes)
+        first: Floats = centre[0]
+        return first
 
     def sd(self, x: Floats, action: int) -> float:
         """Give the standard deviation of one action's score."""

@@ -15,7 +15,7 @@ from itertools import combinations, product
 import numpy as np
 
 from bandit.actions import FACTORS, ActionSpace
-from bandit.context import ContextSchema
+from bandit.context import MAX_TURNS, ContextSchema
 from bandit.errors import InvalidInputError
 from bandit.fourier import Fourier
 from bandit.kernels import contexts
@@ -181,6 +181,10 @@ class Encoder:
         if self._turns is not None:
             contexts.add_waves(x, self._turns)
         return x
+
+    def takes(self, rows: Floats) -> bool:
+        """Whether rows of the right length hold what ``encode`` can read; O(n fields)."""
+        return contexts.is_sound(rows, self._table, MAX_TURNS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from bandit.errors import CorruptionError, InvalidInputError
 from bandit.features import FeatureMap
-from bandit.kernels import logistic
+from bandit.kernels import forgetting, logistic
 from bandit.kernels.compiling import Bools, Floats, Ints
 from bandit.posterior import Moments, Outcomes, Posterior
 
@@ -29,7 +29,10 @@ class Rows(NamedTuple):
         Places in the window.
     x : (n, d)
     base : (n, t)
-        First weight of the outcome's action in each term.
+        First weight of the outcome's action in each term; a term with attributes counts once
+        for each of its parts.
+    load : (n, t)
+        What multiplies it: 1, or an attribute.
     crossed : (t,)
     weights : (n,)
     """
@@ -37,6 +40,7 @@ class Rows(NamedTuple):
     order: Ints
     x: Floats
     base: Ints
+    load: Floats
     crossed: Bools
     weights: Floats
 
@@ -52,15 +56,19 @@ def capacity(width: int) -> int:
 def prior_mean(features: FeatureMap, base_rate: float) -> Floats:
     """Give the weights that predict ``base_rate`` for every action and context, shape (b, m).
 
-    The first term carries it: the intercepts of its cells, or its numbers.
+    The first term without attributes carries it: the intercepts of its cells, or its numbers.
     """
     mean = np.zeros((features.blocks, features.weights))
     log_odds = math.log(base_rate / (1.0 - base_rate))
     if features.is_disjoint:
         mean[:, 0] = log_odds
-    else:
-        stride = features.width if features.crossed[0] else 1
-        mean[0, : int(features.counts[0]) * stride : stride] = log_odds
+        return mean
+    plain = np.flatnonzero(features.parts == 0)
+    if len(plain):
+        j = int(plain[0])
+        stride = features.width if features.crossed[j] else 1
+        first = int(features.offsets[j])
+        mean[0, first : first + int(features.counts[j]) * stride : stride] = log_odds
     return mean
 
 
@@ -77,6 +85,8 @@ class LogisticPosterior(Posterior):
         Which weights every action uses.
     base_rate
         Share of successes expected before the first outcome, in (0, 1).
+    half_life
+        Seconds after which an outcome weighs half; None never forgets.
 
     Notes
     -----
@@ -88,7 +98,10 @@ class LogisticPosterior(Posterior):
 
     kind = "logistic"
 
-    def __init__(self, features: FeatureMap, base_rate: float = 0.5) -> None:
+    def __init__(
+        self, features: FeatureMap, base_rate: float = 0.5, half_life: float | None = None
+    ) -> None:
+        super().__init__(half_life)
         self.features = features
         self.actions = features.space.size
         b, m, room = features.blocks, features.weights, capacity(features.width)
@@ -101,23 +114,25 @@ class LogisticPosterior(Posterior):
         self._contexts = np.empty((room, features.width))
         self._chosen = np.empty(room)
         self._weights = np.empty(room)
-        self.seq = self.count = 0
+        self._peak = np.ones(1)
+
+    def statistics(self) -> dict[str, Floats]:
+        """Give what fades: ``precision (b, m, m)``, ``shift (b, m)``, ``weights (held,)``.
+
+        With a half-life also ``peak (1,)``, the largest weight that entered.
+        """
+        peak = {} if self.half_life is None else {"peak": self._peak}
+        weights = self._weights[: self.held]
+        return {"precision": self.precision, "shift": self.shift, "weights": weights, **peak}
 
     def arrays(self) -> dict[str, Floats]:
-        """Give the statistics, without the prior, and the window of ``held`` outcomes.
+        """Give all that is stored: what fades, and ``held`` rows of the window.
 
-        ``precision (b, m, m)``, ``shift (b, m)``, ``mode (b, m)``, ``contexts (held, d)``,
-        ``chosen (held,)``, ``weights (held,)``.
+        ``mode (b, m)``, ``contexts (held, d)``, ``chosen (held,)``.
         """
         held = slice(self.held)
-        return {
-            "precision": self.precision,
-            "shift": self.shift,
-            "mode": self.mode,
-            "contexts": self._contexts[held],
-            "chosen": self._chosen[held],
-            "weights": self._weights[held],
-        }
+        window = {"contexts": self._contexts[held], "chosen": self._chosen[held]}
+        return {**super().arrays(), "mode": self.mode, **window}
 
     def load(self, arrays: dict[str, Floats], *, seq: int, count: int) -> None:
         """Replace the statistics by stored ones, whose window may hold more or less.
@@ -143,16 +158,18 @@ class LogisticPosterior(Posterior):
             self.held = before
             raise
 
-    def _add(self, outcomes: Outcomes) -> None:
-        x, actions, rewards = outcomes
-        if not ((rewards >= 0.0) & (rewards <= 1.0)).all():
+    def _check(self, outcomes: Outcomes) -> None:
+        super()._check(outcomes)
+        if not ((outcomes.rewards >= 0.0) & (outcomes.rewards <= 1.0)).all():
             raise InvalidInputError("logistic outcomes must be in [0, 1]", field="outcomes")
-        if not (np.abs(x) <= LARGEST_FEATURE).all():
+        if not (np.abs(outcomes.x) <= LARGEST_FEATURE).all():
             raise InvalidInputError("features must be within +-1e6", field="outcomes")
-        weights = np.ones(len(rewards))
+
+    def _add(self, outcomes: Outcomes, weights: Floats) -> None:
+        x, actions, rewards = outcomes.x, outcomes.actions, outcomes.rewards
         success = weights * rewards
         block = actions if self.features.is_disjoint else np.zeros_like(actions)
-        base = self._base(actions)
+        base, load, crossed = self._places(actions)
         done = 0
         while done < len(rewards):
             if self.held == len(self._chosen):
@@ -163,41 +180,60 @@ class LogisticPosterior(Posterior):
             self._chosen[free] = actions[new]
             self._weights[free] = weights[new]
             logistic.add_successes(
-                x[new], base[new], self.features.crossed, block[new], success[new], self.shift
+                x[new], base[new], load[new], crossed, block[new], success[new], self.shift
             )
+            if self.half_life is not None:
+                self._peak[0] = max(self._peak[0], weights[new].max())
             self.held += more
             done += more
 
-    def _base(self, actions: Ints) -> Ints:
-        """Give the first weight of every action in each term, within its block, shape (n, t)."""
-        f = self.features
+    def _places(self, actions: Ints) -> tuple[Ints, Floats, Bools]:
+        """Give ``base``, ``load`` and ``crossed`` of ``Rows`` for some actions."""
+        f, n = self.features, len(actions)
         if f.is_disjoint:
-            return np.zeros((len(actions), 1), dtype=np.int64)
-        strides = np.where(f.crossed, f.width, 1)
-        return np.ascontiguousarray((f.offsets + f.cells[:, actions].T * strides).astype(np.int64))
+            return np.zeros((n, 1), dtype=np.int64), np.ones((n, 1)), f.crossed
+        base: list[Ints] = []
+        load: list[Floats] = []
+        crossed: list[bool] = []
+        for j, first in enumerate(f.offsets.tolist()):
+            stride, cells, parts = f.width if f.crossed[j] else 1, f.cells[j, actions], f.parts[j]
+            if parts == 0:
+                base.append(first + cells.astype(np.int64) * stride)
+                load.append(np.ones(n))
+            for part in range(int(parts)):
+                base.append(np.full(n, first + part * stride))
+                load.append(f.loads[j, cells, part])
+            crossed += [bool(f.crossed[j])] * max(int(parts), 1)
+        columns = np.ascontiguousarray(np.array(base, dtype=np.int64).reshape(-1, n).T)
+        loads = np.ascontiguousarray(np.array(load).reshape(-1, n).T)
+        return columns, loads, np.array(crossed, dtype=np.bool_)
 
     def _blocks(self) -> list[Rows]:
         """Sort the window by block."""
         chosen = self._chosen[: self.held].astype(np.int64)
-        base, crossed = self._base(chosen), self.features.crossed
+        base, load, crossed = self._places(chosen)
         if not self.features.is_disjoint:
             order = np.arange(self.held)
             held = self._contexts[: self.held]
-            return [Rows(order, held, base, crossed, self._weights[: self.held])]
+            return [Rows(order, held, base, load, crossed, self._weights[: self.held])]
         order = np.argsort(chosen, kind="stable")
         x, weights = self._contexts[order], self._weights[order]
         ends = np.cumsum(np.bincount(chosen, minlength=self.actions)).tolist()
         return [
-            Rows(order[a:b], x[a:b], base[a:b], crossed, weights[a:b])
+            Rows(order[a:b], x[a:b], base[a:b], load[a:b], crossed, weights[a:b])
             for a, b in pairwise([0, *ends])
         ]
 
-    def _fit(self, rows: Rows, i: int) -> tuple[Floats, Floats]:
-        """Give the mode of block i and the factor of the curvature there."""
+    def _fit(self, rows: Rows, i: int, factor: float) -> tuple[Floats, Floats]:
+        """Give the mode of block i and the factor of the curvature there.
+
+        ``factor`` turns weights at the landmark into weights now.
+        """
         return logistic.fit(
-            *rows[1:],
-            self.shift[i],
-            self.precision[i],
+            *rows[1:-1],
+            factor * rows.weights,
+            factor * self.shift[i],
+            factor * self.precision[i],
             self.prior_precision[i],
             self.prior_mean[i],
             self.mode[i],
@@ -209,12 +245,12 @@ class LogisticPosterior(Posterior):
         most = _level(np.array([len(rows.order) for rows in blocks]), len(self._chosen) // 2)
         for i, rows in enumerate(blocks):
             if len(rows.order) > most:
-                self.mode[i], _ = self._fit(rows, i)
+                self.mode[i], _ = self._fit(rows, i, 1.0 / self._peak[0])
                 self._weights[rows.order] = logistic.thin(
                     *rows[1:],
                     most,
                     self.mode[i],
-                    self.prior_precision[i],
+                    self._peak[0] * self.prior_precision[i],
                     self.precision[i],
                     self.shift[i],
                 )
@@ -227,8 +263,9 @@ class LogisticPosterior(Posterior):
         """Find the mode and the curvature of the log posterior; the noise variance is 1."""
         b, m = self.shift.shape
         mean, lower = np.empty((b, m)), np.empty((b, m, m))
+        factor = 1.0 if self.half_life is None else forgetting.present(self.half_life, self.clock)
         for i, rows in enumerate(self._blocks()):
-            mean[i], lower[i] = self._fit(rows, i)
+            mean[i], lower[i] = self._fit(rows, i, factor)
         return Moments(mean, lower, 1.0, 1.0, 1.0)
 
 

@@ -93,6 +93,8 @@ class PolicySpec:
         Share of its decisions that ``epsilon_greedy`` spreads evenly.
     temperature
         Difference of means, in the reward's unit, that ``softmax`` answers with e-fold odds.
+    half_life
+        Seconds after which an outcome weighs half as much as a new one; None never forgets.
 
     Raises
     ------
@@ -117,6 +119,7 @@ class PolicySpec:
     confidence: float = 1.0
     epsilon: float = 0.1
     temperature: float = 0.1
+    half_life: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -142,6 +145,10 @@ class PolicySpec:
         self._check_logistic()
         if (self.action is not None) != (self.kind == "fixed"):
             raise InvalidInputError("goes with kind = fixed, and only there", field="action")
+        if self.half_life is not None and not 1e-3 <= self.half_life <= 1e9:
+            raise InvalidInputError(
+                f"must be in [0.001, 1e9] seconds, got {self.half_life}", field="half_life"
+            )
         self._check_own()
 
     def _check_own(self) -> None:

@@ -5,6 +5,7 @@ order, bit for bit. Derived quantities (means, factors, banks) are computed when
 is published, never stored.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,11 +14,16 @@ import numpy as np
 
 from bandit.errors import CorruptionError, InvalidInputError
 from bandit.features import FeatureMap
-from bandit.kernels import factors, folding, pooling
+from bandit.kernels import factors, folding, forgetting, pooling
 from bandit.kernels.compiling import Floats, Ints
 from bandit.pooling import Prior, declared_prior, pooled_beta, pooled_prior
 
 LARGEST_OUTCOME = 1e15
+LATEST_TIME = 1e12
+
+
+_TIMELESS = np.empty(0)
+_TIMELESS.flags.writeable = False
 
 
 class Outcomes(NamedTuple):
@@ -30,11 +36,21 @@ class Outcomes(NamedTuple):
     actions : (n,)
     rewards : (n,)
         In the reward's own unit.
+    times : (n,)
+        When the decisions were made, in seconds; read, and needed, only where a half-life is
+        set.
     """
 
     x: Floats
     actions: Ints
     rewards: Floats
+    times: Floats = _TIMELESS
+
+    def part(self, start: int, stop: int) -> "Outcomes":
+        """Give some neighbours."""
+        x, actions, rewards, times = self
+        here = slice(start, stop)
+        return Outcomes(x[here], actions[here], rewards[here], times[here])
 
 
 class Posterior(ABC):
@@ -44,16 +60,32 @@ class Posterior(ABC):
     ----------
     actions
         Number of actions ``k``.
+    half_life
+        Seconds after which an outcome weighs half; None keeps all at weight 1.
+    clock : (3,)
+        Time of the first outcome, seconds; the landmark at which a weight is 1, in half-lives
+        after it; time of the latest outcome, seconds.
     seq
         Log position up to which entries were folded.
     count
-        Number of outcomes folded.
+        Number of outcomes folded, forgotten ones included.
+
+    Notes
+    -----
+    Forward decay (Cormode, Shkapenyuk, Srivastava & Xu, ICDE 2009): an outcome enters with
+    weight ``2**((time - landmark) / half_life)``, so that nothing folded is ever touched again
+    and statistics stay sums. See ``docs/math/forgetting.md``.
     """
 
     kind: str
     actions: int
-    seq: int
-    count: int
+    half_life: float | None = None
+    seq: int = 0
+    count: int = 0
+
+    def __init__(self, half_life: float | None = None) -> None:
+        self.half_life = half_life
+        self.clock = np.zeros(3)
 
     def fold(self, outcomes: Outcomes, *, seq: int) -> None:
         """Learn from outcomes, in order, and move to log position ``seq``.
@@ -61,15 +93,28 @@ class Posterior(ABC):
         Raises
         ------
         InvalidInputError
-            If a number is not finite or beyond +-1e15; nothing is changed then.
+            If a number is not finite or beyond +-1e15, a time is missing where a half-life is
+            set, or an action is unknown; nothing is changed then.
         """
         if seq < self.seq:
             raise InvalidInputError(f"log position {seq} lies before {self.seq}", field="seq")
+        self._check(outcomes)
+        n = len(outcomes.rewards)
+        half_life = self.half_life
+        if n and half_life is None:
+            self._add(outcomes, np.ones(n))
+        elif n and half_life is not None:
+            self._fold_fading(outcomes, half_life)
+        self.count += n
+        self.seq = seq
+
+    def _check(self, outcomes: Outcomes) -> None:
+        """Refuse outcomes of which one can not be folded."""
+        n = len(outcomes.rewards)
         if not (
             np.isfinite(outcomes.x).all() and (np.abs(outcomes.rewards) <= LARGEST_OUTCOME).all()
         ):
             raise InvalidInputError("outcomes must be finite and within +-1e15", field="outcomes")
-        n = len(outcomes.rewards)
         if not len(outcomes.x) == len(outcomes.actions) == n:
             raise InvalidInputError(
                 "need as many contexts and actions as rewards", field="outcomes"
@@ -78,17 +123,60 @@ class Posterior(ABC):
             raise InvalidInputError(
                 f"name an action outside 0 to {self.actions - 1}", field="outcomes"
             )
-        if n:
-            self._add(outcomes)
-        self.count += len(outcomes.rewards)
-        self.seq = seq
+        if self.half_life is None:
+            return
+        if len(outcomes.times) != n:
+            raise InvalidInputError(
+                f"{len(outcomes.times)} for {n} outcomes: a half-life needs the time of every "
+                "decision, in seconds",
+                field="times",
+            )
+        if not (np.abs(outcomes.times) <= LATEST_TIME).all():
+            raise InvalidInputError("must be finite seconds within +-1e12", field="times")
+
+    def _fold_fading(self, outcomes: Outcomes, half_life: float) -> None:
+        """Add outcomes by their weights; move the landmark where one is too far past it."""
+        times, n = outcomes.times, len(outcomes.times)
+        weights = np.empty(n)
+        if self.count == 0:
+            self.clock[:] = times[0], 0.0, times[0]
+        start = 0
+        while True:
+            stop = forgetting.weigh(times, start, half_life, self.clock, weights)
+            if stop > start:
+                self._add(outcomes.part(start, stop), weights[start:stop])
+            if stop == n:
+                return
+            whole, _ = forgetting.half_lives(times[stop] - self.clock[0], half_life)
+            self._move_landmark(whole)
+            start = stop
+
+    def _move_landmark(self, to: float) -> None:
+        """Count weights from a later whole half-life on: an exact power of two."""
+        halvings = int(min(to - self.clock[1], 2_000.0))
+        self.clock[1] = to
+        for array in self.statistics().values():
+            array *= math.ldexp(1.0, -halvings)
 
     @abstractmethod
-    def _add(self, outcomes: Outcomes) -> None: ...
+    def _add(self, outcomes: Outcomes, weights: Floats) -> None:
+        """Add outcomes that were checked; ``weights : (n,)`` counts them from the landmark."""
 
     @abstractmethod
+    def statistics(self) -> dict[str, Floats]:
+        """Give the sums by name, without the prior; weights count from the landmark."""
+
+    def present(self) -> dict[str, Floats]:
+        """Give the sums as of the latest outcome, which weighs 1 there."""
+        if self.half_life is None:
+            return self.statistics()
+        factor = forgetting.present(self.half_life, self.clock)
+        return {name: factor * array for name, array in self.statistics().items()}
+
     def arrays(self) -> dict[str, Floats]:
-        """Give the statistics by name."""
+        """Give all that is stored by name: the statistics, and the clock of a half-life."""
+        clock = {} if self.half_life is None else {"clock": self.clock}
+        return {**self.statistics(), **clock}
 
     def load(self, arrays: dict[str, Floats], *, seq: int, count: int) -> None:
         """Replace the statistics by stored ones.
@@ -101,11 +189,12 @@ class Posterior(ABC):
         mine = self.arrays()
         if {n: a.shape for n, a in arrays.items()} != {n: a.shape for n, a in mine.items()}:
             raise CorruptionError("stored statistics do not fit the experiment's model")
-        for name, array in mine.items():
+        for name in mine:
             if not np.isfinite(arrays[name]).all():
                 raise CorruptionError(
                     f"stored statistics {name!r} hold a number that is not finite"
                 )
+        for name, array in mine.items():
             array[...] = arrays[name]
         self.seq, self.count = seq, count
 
@@ -171,6 +260,8 @@ class GaussianPosterior(Posterior):
         Which weights every action uses.
     noise
         Known noise, or its prior.
+    half_life
+        Seconds after which an outcome weighs half; None never forgets.
     pooled
         Whether blocks share a prior that is fitted from all their statistics.
 
@@ -183,7 +274,15 @@ class GaussianPosterior(Posterior):
 
     kind = "gaussian"
 
-    def __init__(self, features: FeatureMap, noise: Noise, *, pooled: bool = False) -> None:
+    def __init__(
+        self,
+        features: FeatureMap,
+        noise: Noise,
+        half_life: float | None = None,
+        *,
+        pooled: bool = False,
+    ) -> None:
+        super().__init__(half_life)
         self.features = features
         self.actions = features.space.size
         self.noise = noise
@@ -192,15 +291,13 @@ class GaussianPosterior(Posterior):
         self.precision = np.zeros((b, m, m))
         self.shift = np.zeros((b, m))
         self.sums = np.zeros((b, 2))
-        self.seq = self.count = 0
 
-    def arrays(self) -> dict[str, Floats]:
+    def statistics(self) -> dict[str, Floats]:
         """Give ``precision (b, m, m)``, ``shift (b, m)`` and ``sums (b, 2)``, without the prior."""
         return {"precision": self.precision, "shift": self.shift, "sums": self.sums}
 
-    def _add(self, outcomes: Outcomes) -> None:
-        x, actions, rewards = outcomes
-        weights = np.ones(len(rewards))
+    def _add(self, outcomes: Outcomes, weights: Floats) -> None:
+        x, actions, rewards, _ = outcomes
         state = self.precision, self.shift, self.sums
         if self.features.is_disjoint:
             folding.fold_dense(x, actions, rewards, weights, *state)
@@ -212,29 +309,39 @@ class GaussianPosterior(Posterior):
         declared = self.features.prior_precision
         if not self.pooled:
             return declared_prior(declared, len(self.shift))
-        noise = self.noise
+        noise, now = self.noise, self.present()
         return pooled_prior(
-            *(self.precision, self.shift, self.sums, declared),
+            *(now["precision"], now["shift"], now["sums"], declared),
             variance=None if noise.sd is None else noise.sd * noise.sd,
             shape=noise.shape,
             scale=noise.scale,
         )
 
     def moments(self) -> Moments:
-        """Derive means, factors and the noise estimate."""
-        b, m = self.shift.shape
+        """Derive means, factors and the noise estimate.
+
+        Notes
+        -----
+        The residual is a difference of sums, known to about ``eps (n + m)`` of their size; one
+        below that is taken to be that, so that lost digits widen the belief.
+        """
+        now = self.present()
+        precision, shift, sums = now["precision"], now["shift"], now["sums"]
+        b, m = shift.shape
         mean, lower = np.empty((b, m)), np.empty((b, m, m))
         residual = 0.0
         prior = self.prior()
         for i in range(b):
-            lower[i] = factors.cholesky(self.precision[i], prior.precision[i])
-            rest, common = self.shift[i], 0.0
+            lower[i] = factors.cholesky(precision[i], prior.precision[i])
+            rest, common = shift[i], 0.0
             if self.pooled:
-                rest, common = pooling.centre(self.precision[i], rest, prior.mean[i])
+                rest, common = pooling.centre(precision[i], rest, prior.mean[i])
             mean[i], explained = factors.solve_mean(lower[i], rest)
             mean[i] += prior.mean[i]
-            residual += max(self.sums[i, 1] - common - explained, 0.0)
-        shape = self.noise.shape + 0.5 * float(self.sums[:, 0].sum())
+            count, squares = sums[i]
+            least = factors.EPSILON * (count + m) * squares
+            residual += max(squares - common - explained, least)
+        shape = self.noise.shape + 0.5 * float(sums[:, 0].sum())
         scale = self.noise.scale + 0.5 * residual
         known = self.noise.sd
         variance = scale / shape if known is None else known * known
@@ -250,34 +357,49 @@ class BetaBernoulliPosterior(Posterior):
         Number of actions ``k``.
     prior : (successes, failures)
         Pseudo-counts of every action, at least 0.5 each.
+    half_life
+        Seconds after which an outcome weighs half; None never forgets.
     pooled
         Whether the prior is fitted from the counts of all actions.
     """
 
     kind = "beta_bernoulli"
 
-    def __init__(self, size: int, prior: tuple[float, float], *, pooled: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        prior: tuple[float, float],
+        half_life: float | None = None,
+        *,
+        pooled: bool = False,
+    ) -> None:
+        super().__init__(half_life)
         self.declared = prior
         self.pooled = pooled
         self.actions = size
         self.counts = np.zeros((size, 2))
-        self.seq = self.count = 0
 
-    def arrays(self) -> dict[str, Floats]:
+    def statistics(self) -> dict[str, Floats]:
         """Give ``counts (k, 2)``, without the prior."""
         return {"counts": self.counts}
 
-    def _add(self, outcomes: Outcomes) -> None:
+    def _check(self, outcomes: Outcomes) -> None:
+        super()._check(outcomes)
         rewards = outcomes.rewards
         if not ((rewards >= 0.0) & (rewards <= 1.0)).all():
             raise InvalidInputError("Beta-Bernoulli outcomes must be in [0, 1]", field="outcomes")
-        folding.fold_counts(outcomes.actions, rewards, self.counts)
+
+    def _add(self, outcomes: Outcomes, weights: Floats) -> None:
+        folding.fold_counts(outcomes.actions, outcomes.rewards, weights, self.counts)
 
     def prior(self) -> tuple[float, float]:
         """Give the prior pseudo-counts: the declared ones, or those fitted to all counts."""
-        return pooled_beta(self.counts, self.declared) if self.pooled else self.declared
+        return (
+            pooled_beta(self.present()["counts"], self.declared) if self.pooled else self.declared
+        )
 
     def parameters(self) -> tuple[Floats, Floats]:
         """Give the Beta parameters of every action, two arrays of shape (k,)."""
         successes, failures = self.prior()
-        return self.counts[:, 0] + successes, self.counts[:, 1] + failures
+        counts = self.present()["counts"]
+        return counts[:, 0] + successes, counts[:, 1] + failures

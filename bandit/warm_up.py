@@ -24,7 +24,7 @@ def specs() -> list[ExperimentSpec]:
     one, two = ["a", "b"], ["c", "d"]
     parts: list[dict[str, object]] = [
         {"actions": {"variants": one, "channels": ["c"]}},
-        {"actions": {"variants": one, "channels": two}},
+        {"actions": {"variants": one, "channels": two}, "policy": {"half_life": 60}},
         {"actions": {"variants": one, "channels": two}, "policy": {"posterior": "beta_bernoulli"}},
         {"actions": {"variants": one, "channels": ["c"]}, "policy": {"pooled": True}},
         {
@@ -63,8 +63,9 @@ def warm_up() -> None:
         posterior = experiment.prior()
         rows = np.array([[0.5, 0.5, 0.0, 1.0, 6.0], [np.nan] * 5])
         pairs = capacity(spec.encoder.width) // 2 + 1  # enough to thin a logistic posterior's rows
-        outcomes = np.tile([0.0, 1.0], pairs)
-        experiment.learn(posterior, np.tile(rows, (pairs, 1)), [0, 1] * pairs, outcomes, seq=2)
+        outcomes, times = np.tile([0.0, 1.0], pairs), np.tile([0.0, 1e6], pairs)
+        many = np.tile(rows, (pairs, 1))
+        experiment.learn(posterior, many, [0, 1] * pairs, outcomes, times=times, seq=2)
         snapshot = experiment.publish(posterior, version=1)
         questions = [
             Question(rng.decision_id(_SECRET, "warm", str(i), 0), str(i).encode(), rows[i % 2])

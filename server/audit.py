@@ -16,7 +16,7 @@ from bandit.posterior import Posterior
 from bandit.snapshot import Snapshot
 from server import catalogue, storage
 from server.convert import read_exclusions
-from server.learner import FOLD_ROWS, rows_of
+from server.learner import FOLD_ROWS, rows_of, times_of
 from server.live import LiveExperiment
 from server.schema import AnyRow, decisions, experiments, outcomes, reward_events
 
@@ -153,6 +153,7 @@ def _refold(
                 rows_of([entry.context for entry in entries]),
                 [entry.action for entry in entries],
                 np.array([entry.value for entry in entries]),
+                times=times_of(entries),
                 seq=entries[-1].seq,
             )
         data = encoding.to_bytes(posterior)

@@ -7,6 +7,7 @@ its place in one transaction.
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from server import catalogue, storage
 from server.catalogue import Published, State
 from server.clock import Clock
 from server.live import Live, LiveExperiment
+from server.schema import AnyRow
 from server.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,11 @@ _LONGEST_SLEEP = 0.25
 def rows_of(contexts: list[bytes]) -> Floats:
     """Read stored contexts, each a row of little-endian float64, shape (n, fields)."""
     return np.frombuffer(b"".join(contexts), dtype="<f8").reshape(len(contexts), -1).copy()
+
+
+def times_of(entries: Sequence[AnyRow]) -> Floats:
+    """Give when the decisions behind outcomes were made, in seconds since 1970, shape (n,)."""
+    return np.array([entry.decided_at for entry in entries]) / 1e6
 
 
 @dataclass(slots=True)
@@ -171,6 +178,7 @@ class Learner:
             rows_of([entry.context for entry in entries]),
             [entry.action for entry in entries],
             np.array([entry.value for entry in entries]),
+            times=times_of(entries),
             seq=entries[-1].seq,
         )
         student.new += len(entries)

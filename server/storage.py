@@ -271,9 +271,15 @@ def close_due(
 def unlearned(
     connection: Connection, experiment_id: int, after: int, limit: int
 ) -> Sequence[AnyRow]:
-    """Read outcomes to learn from, in log order: ``seq, value, action, context``."""
+    """Read outcomes to learn from, in log order: ``seq, value, action, context, decided_at``."""
     return connection.execute(
-        select(outcomes.c.seq, outcomes.c.value, decisions.c.action, decisions.c.context)
+        select(
+            outcomes.c.seq,
+            outcomes.c.value,
+            decisions.c.action,
+            decisions.c.context,
+            decisions.c.decided_at,
+        )
         .join_from(
             outcomes,
             decisions,

@@ -121,3 +121,36 @@ def add_waves(x: Floats, turns: Floats) -> None:
             sine, cosine = sin_cos(phases[f])
             x[i, at], x[i, at + 1] = scale * cosine, scale * sine
             at += 2
+
+
+@kernel
+def is_sound(rows: Floats, table: Floats, turns: float) -> bool:
+    """Whether ``encode`` may have these rows: the same test as ``ContextSchema.check_rows``.
+
+    Parameters
+    ----------
+    rows, table
+        As in ``encode``.
+    turns
+        Periods from 0 that a cyclic value may lie.
+
+    Notes
+    -----
+    O(n f). Bounds are not looked at: ``encode`` clips to them.
+    """
+    for i in range(rows.shape[0]):
+        for f in range(rows.shape[1]):
+            value, kind = rows[i, f], int(table[f, 0])
+            if math.isnan(value):
+                good = table[f, 5] >= 0.0
+            elif kind == CATEGORY:
+                good = value == math.floor(value) and -1.0 <= value < table[f, 4]
+            elif kind == FLAG:
+                good = value == 0.0 or value == 1.0
+            elif kind == CYCLIC:
+                good = abs(value) <= turns * table[f, 1]
+            else:
+                good = not math.isinf(value)
+            if not good:
+                return False
+    return True

@@ -7,6 +7,8 @@ import numpy as np
 from bandit.kernels.compiling import Floats, Words, kernel
 from bandit.kernels.streams import fill_normals
 
+EPSILON = 2.0**-52
+
 
 @kernel
 def cholesky(p: Floats, prior: Floats) -> Floats:
@@ -20,14 +22,23 @@ def cholesky(p: Floats, prior: Floats) -> Floats:
     Notes
     -----
     O(m**3 / 3), column by column, so that the inner loop vectorises in a fixed order.
+
+    A pivot is never below its prior: what is left of ``p`` after elimination is not negative.
+    Nor is it below the rounding errors in a sum of so many terms, which collinear features
+    magnify: ``eps`` times the largest diagonal, about the number of terms, times its own.
     """
     m = p.shape[0]
     upper = np.zeros((m, m))
+    largest = 0.0
+    for i in range(m):
+        largest = max(largest, p[i, i])
     for i in range(m):
         for j in range(i, m):
             upper[i, j] = p[j, i]
         upper[i, i] += prior[i]
     for k in range(m):
+        least = max(prior[k], EPSILON * largest * p[k, k])
+        upper[k, k] = max(upper[k, k], least)
         pivot = math.sqrt(upper[k, k])
         for j in range(k, m):
             upper[k, j] /= pivot

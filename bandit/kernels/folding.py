@@ -126,8 +126,8 @@ def fold_sparse(
 
 
 @kernel
-def fold_counts(action: Ints, reward: Floats, counts: Floats) -> None:
-    """Add outcomes in [0, 1] to ``counts : (k, 2)``, successes and failures."""
+def fold_counts(action: Ints, reward: Floats, weight: Floats, counts: Floats) -> None:
+    """Add weighted outcomes in [0, 1] to ``counts : (k, 2)``, successes and failures."""
     for t in range(action.shape[0]):
-        counts[action[t], 0] += reward[t]
-        counts[action[t], 1] += 1.0 - reward[t]
+        counts[action[t], 0] += weight[t] * reward[t]
+        counts[action[t], 1] += weight[t] * (1.0 - reward[t])

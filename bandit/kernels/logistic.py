@@ -1,8 +1,9 @@
 """Logistic likelihoods: mode and curvature of a posterior, and fewer rows that give the same.
 
 Outcomes of a block come as rows ``x : (n, d)``, with ``base : (n, t)``, the first weight that a row
-multiplies in each of t terms, and ``crossed : (t,)``, whether a term holds d weights for a row
-(crossed with the context) or one. ``phi`` is what that spells out: m numbers, z of them not zero.
+multiplies in each of t terms, ``load : (n, t)``, by what (1, or a level's attribute), and
+``crossed : (t,)``, whether a term holds d weights for a row (crossed with the context) or one.
+``phi`` is what that spells out: m numbers, z of them not zero.
 """
 
 import numpy as np
@@ -19,13 +20,13 @@ SPARE = 0.01
 
 @kernel
 def add_successes(
-    x: Floats, base: Ints, crossed: Bools, block: Ints, success: Floats, shift: Floats
+    x: Floats, base: Ints, load: Floats, crossed: Bools, block: Ints, success: Floats, shift: Floats
 ) -> None:
     """Add ``success * phi`` of every outcome to ``shift : (b, m)``, in order."""
     for t in range(x.shape[0]):
-        row, s = shift[block[t]], success[t]
+        row = shift[block[t]]
         for j in range(crossed.shape[0]):
-            at = base[t, j]
+            at, s = base[t, j], success[t] * load[t, j]
             if crossed[j]:
                 for i in range(x.shape[1]):
                     row[at + i] += s * x[t, i]
@@ -34,17 +35,17 @@ def add_successes(
 
 
 @kernel
-def score(x: Floats, base: Ints, crossed: Bools, w: Floats, out: Floats) -> None:
+def score(x: Floats, base: Ints, load: Floats, crossed: Bools, w: Floats, out: Floats) -> None:
     """Fill ``out : (n,)`` with ``phi . w`` of every row, w of shape (m,)."""
     for t in range(x.shape[0]):
         total = 0.0
         for j in range(crossed.shape[0]):
-            at = base[t, j]
+            at, f = base[t, j], load[t, j]
             if crossed[j]:
                 for i in range(x.shape[1]):
-                    total += x[t, i] * w[at + i]
+                    total += (f * x[t, i]) * w[at + i]
             else:
-                total += w[at]
+                total += f * w[at]
         out[t] = total
 
 
@@ -60,7 +61,14 @@ def respond(eta: Floats, weight: Floats, slope: Floats, curve: Floats) -> None:
 
 @kernel
 def accumulate(
-    x: Floats, base: Ints, crossed: Bools, slope: Floats, curve: Floats, g: Floats, p: Floats
+    x: Floats,
+    base: Ints,
+    load: Floats,
+    crossed: Bools,
+    slope: Floats,
+    curve: Floats,
+    g: Floats,
+    p: Floats,
 ) -> None:
     """Add ``slope * phi`` to ``g : (m,)`` and ``curve * phi phi'`` to ``p : (m, m)``, below.
 
@@ -71,7 +79,7 @@ def accumulate(
     """
     n, d = x.shape
     done = 0
-    if g.shape[0] == d and crossed.shape[0] == 1 and crossed[0]:
+    if g.shape[0] == d and crossed.shape[0] == 1 and crossed[0] and np.all(load == 1.0):
         for t in range(0, n - 3, 4):
             v0, v1, v2, v3 = x[t], x[t + 1], x[t + 2], x[t + 3]
             for i in range(d):
@@ -89,22 +97,23 @@ def accumulate(
         for j in range(crossed.shape[0]):
             at = base[t, j]
             for i in range(d if crossed[j] else 1):
-                v = x[t, i] if crossed[j] else 1.0
+                v = load[t, j] * x[t, i] if crossed[j] else load[t, j]
                 if v != 0.0:
                     g[at + i] += slope[t] * v
                     c, row = curve[t] * v, p[at + i]
                     for other in range(j):
-                        left = base[t, other]
+                        left, f = base[t, other], c * load[t, other]
                         if crossed[other]:
                             for q in range(d):
-                                row[left + q] += c * x[t, q]
+                                row[left + q] += f * x[t, q]
                         else:
-                            row[left] += c
+                            row[left] += f
+                    f = c * load[t, j]
                     if crossed[j]:
                         for q in range(i + 1):
-                            row[at + q] += c * x[t, q]
+                            row[at + q] += f * x[t, q]
                     else:
-                        row[at] += c
+                        row[at] += f
 
 
 @kernel
@@ -189,6 +198,7 @@ def stride(
 def fit(
     x: Floats,
     base: Ints,
+    load: Floats,
     crossed: Bools,
     weight: Floats,
     shift: Floats,
@@ -204,7 +214,7 @@ def fit(
 
     Parameters
     ----------
-    x, base, crossed
+    x, base, load, crossed
         The block's rows; see the module.
     weight : (n,)
     shift, prior, centre, start : (m,)
@@ -228,15 +238,15 @@ def fit(
     w, lower = start.copy(), np.empty((m, m))
     eta, along, slope, curve = np.empty(n), np.empty(n), np.empty(n), np.empty(n)
     for _ in range(MAX_STEPS):
-        score(x, base, crossed, w, eta)
+        score(x, base, load, crossed, w, eta)
         respond(eta, weight, slope, curve)
         g, p = np.zeros(m), precision.copy()
-        accumulate(x, base, crossed, slope, curve, g, p)
+        accumulate(x, base, load, crossed, slope, curve, g, p)
         frozen = multiply(precision, w)
         for i in range(m):
             g[i] = shift[i] - g[i] - frozen[i] - prior[i] * (w[i] - centre[i])
         lower, step, gain = solve(p, prior, g)
-        score(x, base, crossed, step, along)
+        score(x, base, load, crossed, step, along)
         far = stride(eta, along, weight, slope, curve, gain)
         reach = 0.0
         for t in range(n):
@@ -252,6 +262,7 @@ def fit(
 def thin(
     x: Floats,
     base: Ints,
+    load: Floats,
     crossed: Bools,
     weight: Floats,
     keep: int,
@@ -278,7 +289,7 @@ def thin(
     """
     n, m = x.shape[0], shift.shape[0]
     eta, slope, curve = np.empty(n), np.empty(n), np.empty(n)
-    score(x, base, crossed, mode, eta)
+    score(x, base, load, crossed, mode, eta)
     order = np.argsort(eta, kind="mergesort")
     total = 0.0
     for t in range(n):
@@ -292,10 +303,10 @@ def thin(
             taken += 1
     old_g, old_p = np.zeros(m), np.zeros((m, m))
     respond(eta, weight, slope, curve)
-    accumulate(x, base, crossed, slope, curve, old_g, old_p)
+    accumulate(x, base, load, crossed, slope, curve, old_g, old_p)
     new_g, new_p = np.zeros(m), np.zeros((m, m))
     respond(eta, kept, slope, curve)
-    accumulate(x, base, crossed, slope, curve, new_g, new_p)
+    accumulate(x, base, load, crossed, slope, curve, new_g, new_p)
 
     low, high = 0, SHARES + 1  # a share of low / 64 is concave, one of high is not
     spare = SPARE * prior

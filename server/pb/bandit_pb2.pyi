@@ -1433,26 +1433,36 @@ class Fourier(_message.Message):
 
     FEATURES_FIELD_NUMBER: _builtins.int
     LENGTH_SCALE_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_FIELD_NUMBER: _builtins.int
     features: _builtins.int
     """Number of columns, even, 2 to 1024; default 128."""
     length_scale: _builtins.float
     """Distance over which the score may change, 0.01 to 100; default 0.5."""
+    half_life: _builtins.float
+    """Seconds after which an outcome weighs half as much as a new one, 0.001 to 1e9; not set:
+    nothing is forgotten.
+    """
     def __init__(
         self,
         *,
         features: _builtins.int | None = ...,
         length_scale: _builtins.float | None = ...,
+        half_life: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_length_scale", b"_length_scale", "features", b"features", "length_scale", b"length_scale"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_half_life", b"_half_life", "_length_scale", b"_length_scale", "features", b"features", "half_life", b"half_life", "length_scale", b"length_scale"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_length_scale", b"_length_scale", "features", b"features", "length_scale", b"length_scale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_half_life", b"_half_life", "_length_scale", b"_length_scale", "features", b"features", "half_life", b"half_life", "length_scale", b"length_scale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__features: _TypeAlias = _typing.Literal["features"]  # noqa: Y015
     _WhichOneofArgType__features: _TypeAlias = _typing.Literal["_features", b"_features"]  # noqa: Y015
+    _WhichOneofReturnType__half_life: _TypeAlias = _typing.Literal["half_life"]  # noqa: Y015
+    _WhichOneofArgType__half_life: _TypeAlias = _typing.Literal["_half_life", b"_half_life"]  # noqa: Y015
     _WhichOneofReturnType__length_scale: _TypeAlias = _typing.Literal["length_scale"]  # noqa: Y015
     _WhichOneofArgType__length_scale: _TypeAlias = _typing.Literal["_length_scale", b"_length_scale"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__features) -> _WhichOneofReturnType__features | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__half_life) -> _WhichOneofReturnType__half_life | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__length_scale) -> _WhichOneofReturnType__length_scale | None: ...
 

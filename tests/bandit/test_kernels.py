@@ -253,11 +253,24 @@ def test_fold_sparse_matches_the_explicit_design(n: int, d: int, seed: int):
 
 def test_counts_split_a_reward_into_success_and_failure():
     counts = np.zeros((2, 2))
-    folding.fold_counts(np.array([0, 1, 0]), np.array([1.0, 0.25, 0.0]), counts)
-    np.testing.assert_array_equal(counts, [[1.0, 1.0], [0.25, 0.75]])
+    weights = np.array([1.0, 2.0, 0.5])
+    folding.fold_counts(np.array([0, 1, 0]), np.array([1.0, 0.25, 0.0]), weights, counts)
+    np.testing.assert_array_equal(counts, [[1.0, 0.5], [0.5, 1.5]])
 
 
 # --- publishing -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1e2, 1e6, 1e9, 1e12])
+def test_a_pivot_is_never_below_prior_or_rounding(n: float):
+    """Two features that are one, n times, with the rounding errors that n sums may have."""
+    for error in (-n, 0.0, n):
+        p = n * np.array([[1.0, 0.0], [1.0, 1.0 + error * 2.0**-53]])
+        lower = factors.cholesky(p, np.array([1e-6, 1e-6]))
+        least = max(1e-6, 2.0**-52 * p.max() * p[1, 1])
+        assert lower[1, 1] ** 2 >= least * (1.0 - 1e-9)
+        mean, _ = factors.solve_mean(lower, 3.0 * n * np.array([1.0, 1.0]))
+        assert mean.sum() == pytest.approx(3.0, rel=1e-3)
 
 
 @given(m=SIZES, seed=SEEDS)

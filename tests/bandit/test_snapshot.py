@@ -233,9 +233,9 @@ def test_an_unknown_posterior_has_no_published_form():
     class Unknown(Posterior):
         seq = count = 0
 
-        def _add(self, outcomes: Outcomes) -> None: ...
+        def _add(self, outcomes: Outcomes, weights: Floats) -> None: ...
 
-        def arrays(self) -> dict[str, Floats]:
+        def statistics(self) -> dict[str, Floats]:
             return {}
 
     assert published(Guess(2, (1.0, 1.0))).version == 3

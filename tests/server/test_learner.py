@@ -9,12 +9,13 @@ import pytest
 
 from bandit import encoding
 from bandit.errors import CorruptionError
+from bandit.posterior import Posterior
 from server import catalogue, storage
 from server.app import Server
 from server.audit import Findings, audit
 from server.learner import rows_of
 from server.pb import bandit_pb2 as pb
-from tests.server.harness import Clock, Peer, decide_request, eventually, reward_request
+from tests.server.harness import START, Clock, Peer, decide_request, eventually, reward_request
 
 GROUPS = {"random": 0.2, "baseline": 0.2, "no_contact": 0.2}
 BASELINE = {"variant": "long", "channel": "email"}
@@ -59,6 +60,7 @@ def from_scratch(peer: Peer, name: str, to: int) -> bytes:
                 rows_of([entry.context]),
                 [entry.action],
                 np.array([entry.value]),
+                times=np.array([entry.decided_at / 1e6]),
                 seq=entry.seq,
             )
     return encoding.to_bytes(posterior)
@@ -104,6 +106,40 @@ def test_the_published_belief_is_the_fold_of_the_log(
         assert row.posterior == from_scratch(still, name, row.seq)
     assert [row.posterior is None for row in stored] == [True] * 3 + [False] * 3
     assert check(still, name).problems == []
+
+
+@pytest.mark.parametrize("posterior", ["gaussian", "beta_bernoulli"])
+def test_a_belief_that_fades_comes_out_again(still: Peer, posterior: str):
+    """Days between rewards and a restart: the clock is the decisions', not the learner's."""
+    rule = {"window": 3_600, "aggregation": "max", "rewards": [
+        {"name": "buy", "weight": 0.01, "bounds": [0, 100], "terminal": True}]}  # fmt: skip
+    policy = {"posterior": posterior, "half_life": 7_200}
+    name = still.create("fading", policy=policy, outcome=rule, groups=GROUPS, baseline=BASELINE)
+    for i in range(5):
+        play(still, name, 20 * i, 20)
+        still.clock.advance(86_400.0 * i)
+        still.learn(name)
+        if i == 2:
+            still.restart()
+    stored = snapshots(still, name)
+    assert len(stored) >= 5
+    assert stored[-1].posterior == from_scratch(still, name, stored[-1].seq)
+    assert check(still, name).problems == []
+    live = still.live(name)
+    belief = live.experiment.prior()
+    encoding.load(belief, stored[-1].posterior)
+    origin, landmark, latest = belief.clock.tolist()
+    assert origin * 1e6 == START
+    assert latest - origin == 86_400 * (1 + 2 + 3)
+    assert landmark == 72.0  # the last move of the landmark, by the latest decision
+    fresh = sum(weight_of(belief))
+    assert 0.0 < fresh < 20.0  # of 100 decisions, those of the last day
+
+
+def weight_of(belief: Posterior) -> list[float]:
+    """Give the outcomes of every action or block, each counted by its weight."""
+    sums = belief.present()
+    return (sums["counts"].sum(axis=1) if "counts" in sums else sums["sums"][:, 0]).tolist()
 
 
 def test_only_what_was_chosen_is_learned(still: Peer):
