@@ -77,7 +77,9 @@ def fit(spec: ExperimentSpec, rows: Floats, actions: Ints, rewards: Floats) -> F
             f"{spec.policy.posterior!r} has no fit; needs gaussian or beta_bernoulli",
             field="policy.posterior",
         )
-    posterior = GaussianPosterior(spec.features, spec.policy.noise)
+    posterior = GaussianPosterior(
+        spec.features, spec.policy.noise, outcome_range=spec.outcome.range
+    )
     posterior.fold(outcomes, seq=0)
     _check_enough(len(outcomes.rewards), len(spec.features.terms) + 1)
     if np.ptp(outcomes.rewards) == 0.0:

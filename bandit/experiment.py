@@ -111,7 +111,11 @@ class Experiment:
         if policy.posterior == "logistic":
             return LogisticPosterior(self.spec.features, policy.base_rate, policy.half_life)
         return GaussianPosterior(
-            self.spec.features, policy.noise, policy.half_life, pooled=policy.pooled
+            self.spec.features,
+            policy.noise,
+            policy.half_life,
+            pooled=policy.pooled,
+            outcome_range=self.spec.outcome.range,
         )
 
     def publish(self, posterior: Posterior, *, version: int) -> Snapshot:

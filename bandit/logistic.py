@@ -204,8 +204,8 @@ class LogisticPosterior(Posterior):
                 base.append(np.full(n, first + part * stride))
                 load.append(f.loads[j, cells, part])
             crossed += [bool(f.crossed[j])] * max(int(parts), 1)
-        columns = np.ascontiguousarray(np.array(base, dtype=np.int64).reshape(-1, n).T)
-        loads = np.ascontiguousarray(np.array(load).reshape(-1, n).T)
+        columns = np.ascontiguousarray(np.array(base, dtype=np.int64).reshape(len(base), n).T)
+        loads = np.ascontiguousarray(np.array(load).reshape(len(load), n).T)
         return columns, loads, np.array(crossed, dtype=np.bool_)
 
     def _blocks(self) -> list[Rows]:

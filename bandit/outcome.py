@@ -124,6 +124,12 @@ class OutcomeRule:
         return {reward.name: reward for reward in self.rewards}
 
     @property
+    def range(self) -> float:
+        """How far one reward can move the outcome: the widest bounds times weight, or 1."""
+        widths = [abs(r.weight) * (r.bounds[1] - r.bounds[0]) for r in self.rewards]
+        return max(widths) or 1.0
+
+    @property
     def window_us(self) -> int:
         """The window in microseconds."""
         return round(self.window * 1e6)

@@ -208,7 +208,10 @@ class Noise:
     sd
         Known standard deviation of the noise in the reward's unit; None learns it.
     shape, scale
-        Inverse-gamma prior of the noise variance when it is learned (a0, b0).
+        Inverse-gamma prior of the noise variance when it is learned (a0, b0). A scale of None
+        stands for ``shape`` times a tenth of the square of the outcome's range: noise that is
+        believed small before the best outcomes were met would also shrink the prior of the
+        weights, which is in its units, and end exploration.
 
     Raises
     ------
@@ -218,13 +221,19 @@ class Noise:
 
     sd: float | None = None
     shape: float = 1.0
-    scale: float = 0.1
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("sd", "shape", "scale"):
             value = getattr(self, name)
             if value is not None and not 1e-9 <= value <= 1e9:
                 raise InvalidInputError(f"must be in [1e-9, 1e9], got {value}", field=name)
+
+    def scale_for(self, outcome_range: float = 1.0) -> float:
+        """Give the scale, for outcomes that may differ by ``outcome_range``."""
+        if self.scale is not None:
+            return self.scale
+        return self.shape * 0.1 * outcome_range * outcome_range
 
 
 class Moments(NamedTuple):
@@ -262,6 +271,8 @@ class GaussianPosterior(Posterior):
         Known noise, or its prior.
     half_life
         Seconds after which an outcome weighs half; None never forgets.
+    outcome_range
+        How far outcomes may differ; sets the noise's prior where its scale is not declared.
     pooled
         Whether blocks share a prior that is fitted from all their statistics.
 
@@ -281,8 +292,10 @@ class GaussianPosterior(Posterior):
         half_life: float | None = None,
         *,
         pooled: bool = False,
+        outcome_range: float = 1.0,
     ) -> None:
         super().__init__(half_life)
+        self.noise_scale = noise.scale_for(outcome_range)
         self.features = features
         self.actions = features.space.size
         self.noise = noise
@@ -314,7 +327,7 @@ class GaussianPosterior(Posterior):
             *(now["precision"], now["shift"], now["sums"], declared),
             variance=None if noise.sd is None else noise.sd * noise.sd,
             shape=noise.shape,
-            scale=noise.scale,
+            scale=self.noise_scale,
         )
 
     def moments(self) -> Moments:
@@ -342,7 +355,7 @@ class GaussianPosterior(Posterior):
             least = factors.EPSILON * (count + m) * squares
             residual += max(squares - common - explained, least)
         shape = self.noise.shape + 0.5 * float(sums[:, 0].sum())
-        scale = self.noise.scale + 0.5 * residual
+        scale = self.noise_scale + 0.5 * residual
         known = self.noise.sd
         variance = scale / shape if known is None else known * known
         return Moments(mean, lower, variance, shape, scale)

@@ -1215,7 +1215,9 @@ class Noise(_message.Message):
     shape: _builtins.float
     """Inverse-gamma shape of the noise variance's prior; default 1."""
     scale: _builtins.float
-    """Inverse-gamma scale of the noise variance's prior; default 0.1."""
+    """Inverse-gamma scale of the noise variance's prior; not set: shape times a tenth of the square
+    of the outcome's range.
+    """
     def __init__(
         self,
         *,

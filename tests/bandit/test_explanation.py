@@ -170,7 +170,7 @@ def test_a_field_counts_for_what_its_columns_add(form: str, row: tuple[float, ..
             gap = (mean[action] - mean[against.rival.index]) @ mine
         else:
             one, other = (phi(of, mine, a) for a in (action, against.rival.index))
-            crossed = np.repeat(of.spec.features.crossed, of.spec.features._sizes)
+            crossed = np.repeat(of.spec.features.crossed, of.spec.features.sizes)
             gap = mean[0] @ ((one - other) * crossed)
         assert shares[name] == pytest.approx(gap, abs=1e-9)
 

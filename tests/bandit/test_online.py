@@ -87,7 +87,7 @@ def test_updates_equal_a_fold(*, joint: bool, before: int, n: int, seed: int):
     features, posterior, belief = model(joint=joint, n=before)
     new = outcomes(n, features.space.size, seed)
     posterior.fold(new, seq=before + n)
-    for x, action, reward in zip(*new, strict=True):
+    for x, action, reward in zip(new.x, new.actions, new.rewards, strict=True):
         belief.learn(x, int(action), float(reward))
     assert_same(belief, posterior)
 
@@ -97,7 +97,7 @@ def test_a_wrong_update_would_be_noticed(*, joint: bool):
     features, posterior, belief = model(joint=joint)
     new = outcomes(9, features.space.size, 1)
     posterior.fold(new, seq=9)
-    for x, action, reward in zip(*new, strict=True):
+    for x, action, reward in zip(new.x, new.actions, new.rewards, strict=True):
         belief.learn(x, int(action), float(reward), 1.0 + 1e-6)
     with pytest.raises(AssertionError):
         assert_same(belief, posterior)
@@ -110,7 +110,7 @@ def test_weights_and_forgetting_equal_a_weighted_regression(
     *, joint: bool, weight: float, share: float, seed: int
 ):
     features, _, belief = model(joint=joint)
-    x, actions, rewards = outcomes(30, features.space.size, seed)
+    x, actions, rewards, _ = outcomes(30, features.space.size, seed)
     for row, action, reward in zip(x, actions, rewards, strict=True):
         belief.learn(row, int(action), float(reward), weight)
     belief.forget(share)
@@ -173,7 +173,7 @@ def test_every_number_names_its_own_draw():
 def test_a_million_updates_of_one_arm_stay_a_posterior():
     _, posterior, belief = model(joint=False)
     assert isinstance(belief, OnlineArms)
-    x, _, _ = outcomes(200, 3, 1)
+    x = outcomes(200, 3, 1).x
     for i in range(1_000_000):
         online.learn_arm(x[i % 200], 0, 1.5, 1.0, belief._arms, belief._state)
     mean, covariance = covariances(belief)

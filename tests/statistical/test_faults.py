@@ -249,9 +249,7 @@ def test_shared_weights_do_not_get_the_formula_of_independent_scores():
     x = of.spec.encoder.encode(np.zeros((1, 0)))
     which, masks = np.zeros(1, dtype=np.int64), np.ones((1, 2), dtype=np.bool_)
     f = belief.features
-    _, p = deciding.decide_joint(
-        x, which, masks, names(1), belief.bank, f.offsets, f.crossed, f.counts, *f.planes, 0.0
-    )
+    _, p = deciding.decide_joint(x, which, masks, names(1), belief.bank, f.layout, f.planes, 0.0)
     assert counts_agree(p[0], exact, 16_384)
     spread = np.full(2, np.hypot(0.995, 0.1))
     faulty = exact_independent(np.array([0.1, -0.1]), spread)
