@@ -26,7 +26,11 @@ from bandit.snapshot import Asked, Choices, Snapshot, publish
 from bandit.spec import ExperimentSpec
 
 Number = TypeVar("Number", np.int64, np.float64)
-_BANDIT, _RANDOM = Group.BANDIT, Group.RANDOM  # looked up once: members of an Enum are slow
+_BANDIT, _RANDOM = Group.BANDIT, Group.RANDOM
+_POLICY, _RANDOM_GROUP = (
+    Reason.POLICY,
+    Reason.RANDOM_GROUP,
+)  # looked up once: members of an Enum are slow
 
 
 class Question(NamedTuple):
@@ -379,15 +383,15 @@ class Experiment:
     def _asked(
         self, questions: Sequence[Question], members: list[int], which: list[int], masks: Bools
     ) -> Asked:
-        asking = [questions[i] for i in members]
-        rows = np.array([q.row for q in asking], dtype=np.float64).reshape(len(asking), -1)
-        secret, name = self.secret, self.spec.name
+        asking = questions if len(members) == len(questions) else [questions[i] for i in members]
+        n, secret, name = len(asking), self.secret, self.spec.name
+        rows = np.array([q.row for q in asking], dtype=np.float64)
         streams = b"".join([rng.decision_stream(secret, name, q.decision_id) for q in asking])
         return Asked(
             self.spec.encoder.encode(rows),
-            np.array([which[i] for i in members]) if len(masks) > 1 else np.zeros(len(asking), int),
+            np.array([which[i] for i in members]) if len(masks) > 1 else np.zeros(n, np.int64),
             masks,
-            rng.words(streams).reshape(-1, 4),
+            rng.words(streams).reshape(n, 4),
         )
 
     def _fill(  # noqa: PLR0913
@@ -400,7 +404,7 @@ class Experiment:
         choices: Choices,
     ) -> None:
         p = choices.propensities
-        reason = Reason.POLICY if group is _BANDIT else Reason.RANDOM_GROUP
+        reason = _POLICY if group is _BANDIT else _RANDOM_GROUP
         for place, action in enumerate(choices.actions.tolist()):
             i = members[place]
             decisions[i] = Decision(

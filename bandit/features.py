@@ -52,7 +52,7 @@ class Term:
     """
 
     of: str
-    prior_sd: float = 1.0
+    prior_sd: float = 2.0
 
     def __post_init__(self) -> None:
         names = self.of.split(":")

@@ -102,6 +102,7 @@ class LogisticPosterior(Posterior):
         self, features: FeatureMap, base_rate: float = 0.5, half_life: float | None = None
     ) -> None:
         super().__init__(half_life)
+        self._declared = (features, base_rate, half_life)
         self.features = features
         self.actions = features.space.size
         b, m, room = features.blocks, features.weights, capacity(features.width)
@@ -115,6 +116,10 @@ class LogisticPosterior(Posterior):
         self._chosen = np.empty(room)
         self._weights = np.empty(room)
         self._peak = np.ones(1)
+
+    def empty(self) -> "LogisticPosterior":
+        """Give the same posterior before any outcome."""
+        return LogisticPosterior(*self._declared)
 
     def statistics(self) -> dict[str, Floats]:
         """Give what fades: ``precision (b, m, m)``, ``shift (b, m)``, ``weights (held,)``.

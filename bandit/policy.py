@@ -104,7 +104,7 @@ class PolicySpec:
 
     kind: str = "thompson_sampling"
     posterior: str = "gaussian"
-    exploration: float = 1.0
+    exploration: float = 0.35
     floor: float | None = None
     draws: int = 256
     terms: tuple[Term, ...] = ()

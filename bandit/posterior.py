@@ -111,15 +111,14 @@ class Posterior(ABC):
     def _check(self, outcomes: Outcomes) -> None:
         """Refuse outcomes of which one can not be folded."""
         n = len(outcomes.rewards)
-        if not (
-            np.isfinite(outcomes.x).all() and (np.abs(outcomes.rewards) <= LARGEST_OUTCOME).all()
-        ):
-            raise InvalidInputError("outcomes must be finite and within +-1e15", field="outcomes")
         if not len(outcomes.x) == len(outcomes.actions) == n:
             raise InvalidInputError(
                 "need as many contexts and actions as rewards", field="outcomes"
             )
-        if not ((outcomes.actions >= 0) & (outcomes.actions < self.actions)).all():
+        fault = folding.are_sound(*outcomes[:3], self.actions, LARGEST_OUTCOME)
+        if fault == 1:
+            raise InvalidInputError("outcomes must be finite and within +-1e15", field="outcomes")
+        if fault == 2:
             raise InvalidInputError(
                 f"name an action outside 0 to {self.actions - 1}", field="outcomes"
             )
@@ -295,6 +294,7 @@ class GaussianPosterior(Posterior):
         outcome_range: float = 1.0,
     ) -> None:
         super().__init__(half_life)
+        self._declared = (features, noise, half_life, pooled, outcome_range)
         self.noise_scale = noise.scale_for(outcome_range)
         self.features = features
         self.actions = features.space.size
@@ -316,6 +316,13 @@ class GaussianPosterior(Posterior):
             folding.fold_dense(x, actions, rewards, weights, *state)
         else:
             folding.fold_sparse(x, actions, rewards, weights, self.features.layout, *state)
+
+    def empty(self) -> "GaussianPosterior":
+        """Give the same posterior before any outcome."""
+        features, noise, half_life, pooled, outcome_range = self._declared
+        return GaussianPosterior(
+            features, noise, half_life, pooled=pooled, outcome_range=outcome_range
+        )
 
     def prior(self) -> Prior:
         """Give the prior of every block: the declared one, or the one fitted to all blocks."""

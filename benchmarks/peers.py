@@ -132,7 +132,7 @@ def main() -> int:
     parser.add_argument("--seed0", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--reps", type=int, default=5)
-    parser.add_argument("--cell-s", type=float, default=15)
+    parser.add_argument("--cell-s", type=float, default=150)
     parser.add_argument("--core", type=int, default=None)
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()

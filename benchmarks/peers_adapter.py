@@ -9,10 +9,13 @@ import numpy as np
 from adapters import Adapter, engine  # type: ignore[import-not-found]  # the harness's own module
 
 from bandit import rng
-from bandit.actions import ActionSpace, Level
-from bandit.features import FeatureMap, Term
-from bandit.kernels.compiling import Floats
-from bandit.online import OnlineArms, OnlineBelief, OnlineWeights
+from bandit.actions import FACTORS, ActionSpace, Level
+from bandit.context import ContextField, ContextSchema
+from bandit.features import Encoder, FeatureMap, Term, default_terms
+from bandit.fourier import Fourier
+from bandit.kernels.compiling import Floats, Ints
+from bandit.logistic import LogisticPosterior
+from bandit.online import begin
 from bandit.policy import PolicySpec
 from bandit.posterior import GaussianPosterior, Noise
 
@@ -28,7 +31,34 @@ def one_hot_factors(z: Floats) -> list[int] | None:
     return sizes if sum(sizes) == z.shape[1] and np.prod(sizes) == len(z) else None
 
 
-@engine("ours", grid=({},), v=None)
+class Waves:
+    """Random Fourier features of contexts whose first number is the intercept."""
+
+    def __init__(self, columns: int) -> None:
+        fields = tuple(
+            ContextField(name=f"x{i}", kind="number", bounds=(-1.0, 1.0)) for i in range(columns)
+        )
+        self._encoder = Encoder(ContextSchema(fields=fields), Fourier())
+        self.width = self._encoder.width
+
+    def __call__(self, x: Floats) -> Floats:
+        """Encode one context."""
+        row: Floats = self._encoder.encode(x[None, 1:])[0]
+        return row
+
+
+@engine(
+    "ours",
+    grid=(
+        {},
+        {"link": "logistic"},
+        {"half_life": 250.0},
+        {"half_life": 1_000.0},
+        {"half_life": 4_000.0},
+        {"fourier": True},
+    ),
+    v=None,
+)
 class Ours(Adapter):  # type: ignore[misc]
     """Learn at once: a belief renewed by every reward, one decision or thousands a call."""
 
@@ -36,53 +66,66 @@ class Ours(Adapter):  # type: ignore[misc]
 
     def setup(self) -> None:
         """Build the model from what a specification would say."""
+        low, high = self.hp.get("range", (0.0, 1.0))
+        is_logistic = self.hp.get("link") == "logistic" and (low, high) == (0, 1)  # successes only
         space, terms = self.problem()
-        known = {} if self.v is None else {"sd": self.v}
-        noise = Noise(**known)
-        features = FeatureMap(space=space, terms=terms, width=self.d)
-        posterior = GaussianPosterior(features, noise)
-        prior = posterior.moments()
-        settings = {
-            "exploration": DEFAULTS.exploration if self.v is None else 1.0,
-            "stream": rng.snapshot_stream(b"a secret for benchmarks", "peers", self.seed),
-            "noise_sd": noise.sd,
-        }
-        self.model: OnlineBelief
-        if features.is_disjoint:
-            self.model = OnlineArms(prior, prior, **settings)
+        self.waves = Waves(self.d - 1) if self.hp.get("fourier") else None
+        width = self.d if self.waves is None else self.waves.width
+        features = FeatureMap(space=space, terms=terms, width=width)
+        posterior: GaussianPosterior | LogisticPosterior
+        if is_logistic:
+            posterior = LogisticPosterior(features)
         else:
-            self.model = OnlineWeights(prior, prior, features=features, **settings)
+            noise = Noise() if self.v is None else Noise(sd=self.v)
+            posterior = GaussianPosterior(features, noise, outcome_range=high - low)
+        self.model = begin(
+            posterior,
+            exploration=DEFAULTS.exploration if self.v is None else 1.0,
+            stream=rng.snapshot_stream(b"a secret for benchmarks", "peers", self.seed),
+            half_life=self.hp.get("half_life"),
+        )
         self.everyone = np.ones(space.size, dtype=np.bool_)
         self.number = 0
 
     def problem(self) -> tuple[ActionSpace, tuple[Term, ...]]:
-        """Give the action space and the terms."""
-        scale = 1.0 if self.v is None else self.lam**-0.5
+        """Give the action space and the terms: the defaults of a specification."""
         sizes = None if self.Z is None else one_hot_factors(self.Z)
-        if sizes is None:
-            sizes = [self.k, 1, 1]
-        levels = [tuple(Level(name=str(i)) for i in range(size)) for size in sizes]
+        if self.Z is not None and sizes is None:
+            names = [f"z{i}" for i in range(self.Z.shape[1])]
+            described = tuple(
+                Level(name=str(a), attributes=tuple(zip(names, row.tolist(), strict=True)))
+                for a, row in enumerate(self.Z)
+            )
+            space = ActionSpace(variants=described, channels=(Level(name="one"),))
+            return space, default_terms(space)
+        levels = [tuple(Level(name=str(i)) for i in range(n)) for n in sizes or [self.k, 1, 1]]
         space = ActionSpace(variants=levels[0], channels=levels[1], slots=levels[2])
-        names = [n for n, s in zip(("variant", "channel", "slot"), sizes, strict=True) if s > 1]
-        return space, tuple(Term(of=f"context:{name}", prior_sd=scale) for name in names)
+        several = [n for n, ls in zip(FACTORS, space.factors, strict=True) if len(ls) > 1]
+        known = {} if self.v is None else {"prior_sd": self.lam**-0.5}
+        return space, tuple(Term(of=f"context:{name}", **known) for name in several)
 
     def decide(self, x: Floats) -> int:
         """Draw one arm."""
         self.number += 1
-        return self.model.draw(x, self.everyone, self.number)
+        return self.model.draw(
+            x if self.waves is None else self.waves(x), self.everyone, self.number
+        )
 
-    def decide_batch(self, x: Floats) -> Floats:
+    def decide_batch(self, x: Floats) -> Ints:
         """Draw an arm for every row, each with a draw of its own."""
         self.number += len(x)
-        return self.model.draw_batch(x, self.everyone, self.number - len(x) + 1)
+        rows = x if self.waves is None else np.array([self.waves(row) for row in x])
+        return self.model.draw_batch(rows, self.everyone, self.number - len(x) + 1)
 
     def update(self, x: Floats, a: int, r: float, ticket: object = None) -> None:  # noqa: ARG002
-        """Learn one reward."""
-        self.model.learn(x, a, r)
+        """Learn one reward; the clock ticks once a decision."""
+        row = x if self.waves is None else self.waves(x)
+        self.model.learn(row, a, r, self.number)
 
-    def update_batch(self, x: Floats, a: Floats, r: Floats, tickets: object = None) -> None:  # noqa: ARG002
+    def update_batch(self, x: Floats, a: Ints, r: Floats, tickets: object = None) -> None:  # noqa: ARG002
         """Learn rewards in order."""
-        self.model.learn_batch(x, np.asarray(a, dtype=np.int64), np.asarray(r, dtype=np.float64))
+        rows = x if self.waves is None else np.array([self.waves(row) for row in x])
+        self.model.learn_batch(rows, np.asarray(a, dtype=np.int64), np.asarray(r, dtype=np.float64))
 
     def add_arms(self, n: int) -> None:
         """Add arms that start from the prior."""

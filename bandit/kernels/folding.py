@@ -7,6 +7,24 @@ from bandit.kernels.layouts import Terms
 
 
 @kernel
+def are_sound(x: Floats, action: Ints, reward: Floats, actions: int, largest: float) -> int:
+    """Give the first fault of outcomes: 0 none, 1 a number not finite or too large, 2 an action.
+
+    ``x : (n, d)`` must be finite, ``reward : (n,)`` within +- ``largest``.
+    """
+    for t in range(x.shape[0]):
+        if not abs(reward[t]) <= largest:
+            return 1
+        for i in range(x.shape[1]):
+            if not abs(x[t, i]) < np.inf:
+                return 1
+    for t in range(action.shape[0]):
+        if not 0 <= action[t] < actions:
+            return 2
+    return 0
+
+
+@kernel
 def fold_dense(
     x: Floats, block: Ints, reward: Floats, weight: Floats, p: Floats, h: Floats, s: Floats
 ) -> None:

@@ -1184,7 +1184,7 @@ class Term(_message.Message):
     channel.attributes, slot.attributes; of a factor either its levels or their attributes.
     """
     prior_sd: _builtins.float
-    """Prior standard deviation of each weight in units of the noise; default 1."""
+    """Prior standard deviation of each weight in units of the noise; default 2."""
     def __init__(
         self,
         *,
@@ -1297,6 +1297,7 @@ class Policy(_message.Message):
     EPSILON_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     POOLED_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_FIELD_NUMBER: _builtins.int
     BASE_RATE_FIELD_NUMBER: _builtins.int
     FOURIER_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
@@ -1306,7 +1307,7 @@ class Policy(_message.Message):
     posterior: _builtins.str
     """One of: gaussian (default), logistic, beta_bernoulli."""
     exploration: _builtins.float
-    """Multiplies the posterior standard deviation; default 1, 0 is greedy."""
+    """Multiplies the posterior standard deviation; default 0.35, 1 is calibrated, 0 is greedy."""
     floor: _builtins.float
     """Least probability of every eligible action; not set: 0 where propensities are exact,
     1 / draws spread over the actions where they come from joint draws.
@@ -1328,6 +1329,10 @@ class Policy(_message.Message):
     pooled: _builtins.bool
     """Whether the actions' prior is fitted anew from what all of them taught, whenever the belief
     is published; default false.
+    """
+    half_life: _builtins.float
+    """Seconds after which an outcome weighs half as much as a new one, 0.001 to 1e9; not set:
+    nothing is forgotten.
     """
     base_rate: _builtins.float
     """Share of successes expected before the first outcome (logistic); default 0.5."""
@@ -1365,12 +1370,13 @@ class Policy(_message.Message):
         epsilon: _builtins.float | None = ...,
         temperature: _builtins.float | None = ...,
         pooled: _builtins.bool | None = ...,
+        half_life: _builtins.float | None = ...,
         base_rate: _builtins.float | None = ...,
         fourier: Global___Fourier | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "base_rate", b"base_rate", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "fourier", b"fourier", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "top_two_share", b"top_two_share"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_half_life", b"_half_life", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "base_rate", b"base_rate", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "fourier", b"fourier", "half_life", b"half_life", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "top_two_share", b"top_two_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "base_rate", b"base_rate", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "fourier", b"fourier", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "terms", b"terms", "top_two_share", b"top_two_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate", "_confidence", b"_confidence", "_draws", b"_draws", "_epsilon", b"_epsilon", "_exploration", b"_exploration", "_failures", b"_failures", "_floor", b"_floor", "_half_life", b"_half_life", "_kind", b"_kind", "_pooled", b"_pooled", "_posterior", b"_posterior", "_successes", b"_successes", "_temperature", b"_temperature", "_top_two_share", b"_top_two_share", "action", b"action", "base_rate", b"base_rate", "confidence", b"confidence", "draws", b"draws", "epsilon", b"epsilon", "exploration", b"exploration", "failures", b"failures", "floor", b"floor", "fourier", b"fourier", "half_life", b"half_life", "kind", b"kind", "noise", b"noise", "pooled", b"pooled", "posterior", b"posterior", "successes", b"successes", "temperature", b"temperature", "terms", b"terms", "top_two_share", b"top_two_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__base_rate: _TypeAlias = _typing.Literal["base_rate"]  # noqa: Y015
     _WhichOneofArgType__base_rate: _TypeAlias = _typing.Literal["_base_rate", b"_base_rate"]  # noqa: Y015
@@ -1386,6 +1392,8 @@ class Policy(_message.Message):
     _WhichOneofArgType__failures: _TypeAlias = _typing.Literal["_failures", b"_failures"]  # noqa: Y015
     _WhichOneofReturnType__floor: _TypeAlias = _typing.Literal["floor"]  # noqa: Y015
     _WhichOneofArgType__floor: _TypeAlias = _typing.Literal["_floor", b"_floor"]  # noqa: Y015
+    _WhichOneofReturnType__half_life: _TypeAlias = _typing.Literal["half_life"]  # noqa: Y015
+    _WhichOneofArgType__half_life: _TypeAlias = _typing.Literal["_half_life", b"_half_life"]  # noqa: Y015
     _WhichOneofReturnType__kind: _TypeAlias = _typing.Literal["kind"]  # noqa: Y015
     _WhichOneofArgType__kind: _TypeAlias = _typing.Literal["_kind", b"_kind"]  # noqa: Y015
     _WhichOneofReturnType__pooled: _TypeAlias = _typing.Literal["pooled"]  # noqa: Y015
@@ -1413,6 +1421,8 @@ class Policy(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__floor) -> _WhichOneofReturnType__floor | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__half_life) -> _WhichOneofReturnType__half_life | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kind) -> _WhichOneofReturnType__kind | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pooled) -> _WhichOneofReturnType__pooled | None: ...
@@ -1435,36 +1445,26 @@ class Fourier(_message.Message):
 
     FEATURES_FIELD_NUMBER: _builtins.int
     LENGTH_SCALE_FIELD_NUMBER: _builtins.int
-    HALF_LIFE_FIELD_NUMBER: _builtins.int
     features: _builtins.int
     """Number of columns, even, 2 to 1024; default 128."""
     length_scale: _builtins.float
     """Distance over which the score may change, 0.01 to 100; default 0.5."""
-    half_life: _builtins.float
-    """Seconds after which an outcome weighs half as much as a new one, 0.001 to 1e9; not set:
-    nothing is forgotten.
-    """
     def __init__(
         self,
         *,
         features: _builtins.int | None = ...,
         length_scale: _builtins.float | None = ...,
-        half_life: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_half_life", b"_half_life", "_length_scale", b"_length_scale", "features", b"features", "half_life", b"half_life", "length_scale", b"length_scale"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_length_scale", b"_length_scale", "features", b"features", "length_scale", b"length_scale"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_half_life", b"_half_life", "_length_scale", b"_length_scale", "features", b"features", "half_life", b"half_life", "length_scale", b"length_scale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_features", b"_features", "_length_scale", b"_length_scale", "features", b"features", "length_scale", b"length_scale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__features: _TypeAlias = _typing.Literal["features"]  # noqa: Y015
     _WhichOneofArgType__features: _TypeAlias = _typing.Literal["_features", b"_features"]  # noqa: Y015
-    _WhichOneofReturnType__half_life: _TypeAlias = _typing.Literal["half_life"]  # noqa: Y015
-    _WhichOneofArgType__half_life: _TypeAlias = _typing.Literal["_half_life", b"_half_life"]  # noqa: Y015
     _WhichOneofReturnType__length_scale: _TypeAlias = _typing.Literal["length_scale"]  # noqa: Y015
     _WhichOneofArgType__length_scale: _TypeAlias = _typing.Literal["_length_scale", b"_length_scale"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__features) -> _WhichOneofReturnType__features | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__half_life) -> _WhichOneofReturnType__half_life | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__length_scale) -> _WhichOneofReturnType__length_scale | None: ...
 

@@ -226,7 +226,7 @@ def identify(policy: Policy, seed: int) -> tuple[int, int]:
     space = ActionSpace(
         variants=tuple(Level(name=str(i)) for i in range(4)), channels=(Level(name="x"),)
     )
-    terms = (Term(of="context:variant"),)
+    terms = (Term(of="context:variant", prior_sd=1.0),)
     posterior = GaussianPosterior(FeatureMap(space=space, terms=terms, width=1), Noise(sd=SD))
     world, n = np.random.default_rng(seed), 25
     everyone, which = np.ones((1, 4), dtype=np.bool_), np.zeros(n, dtype=np.int64)

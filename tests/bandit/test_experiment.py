@@ -22,10 +22,14 @@ from bandit.spec_file import from_data
 
 SECRET = b"sixteen bytes or more"
 GOLDEN = Path(__file__).parents[1] / "golden/decisions-1.json"
-FORMS: dict[str, dict[str, object]] = {
-    "disjoint": {"terms": [{"of": "context:variant:channel"}]},
-    "joint": {},
-    "beta": {"posterior": "beta_bernoulli"},
+SHARED = ("context", "context:variant", "context:channel", "variant:channel")
+FORMS: dict[str, dict[str, object]] = {  # with the defaults of release 0.1.0
+    "disjoint": {
+        "exploration": 1.0,
+        "terms": [{"of": "context:variant:channel", "prior_sd": 1.0}],
+    },
+    "joint": {"exploration": 1.0, "terms": [{"of": of, "prior_sd": 1.0} for of in SHARED]},
+    "beta": {"exploration": 1.0, "posterior": "beta_bernoulli"},
 }
 every_form = pytest.mark.parametrize("form", FORMS)
 NO_A, NO_B = Exclusion(variant="a", reason="no a"), Exclusion(variant="b", reason="no b")

@@ -60,7 +60,7 @@ def learned(form: str, kind: str = "thompson_sampling") -> tuple[Experiment, Pos
             },
             "context": CONTEXT,
             "outcome": {"window": 60, "aggregation": "max", "rewards": [{"name": "r"}]},
-            "policy": {**FORMS[form], "kind": kind},
+            "policy": {"exploration": 1.0, **FORMS[form], "kind": kind},
         }
     )
     of = Experiment(spec, secret=SECRET)

@@ -212,7 +212,13 @@ def described(variants: dict[str, dict[str, float]], **policy: object) -> Experi
 
 def test_variants_with_like_attributes_are_correlated_as_the_closed_form_says():
     """Fisher's z at 1e-6. Before any outcome: z_a . z_b |x|^2 + |x|^2, and .04 of their own."""
-    e = described({"a": {"p": 1.0, "q": 0.5}, "b": {"p": 0.8, "q": 0.7}}, draws=16_384)
+    scales = {"context": 1.0, "context:variant.attributes": 1.0, "variant": 0.2}
+    e = described(
+        {"a": {"p": 1.0, "q": 0.5}, "b": {"p": 0.8, "q": 0.7}},
+        draws=16_384,
+        exploration=1.0,
+        terms=[{"of": of, "prior_sd": sd} for of, sd in scales.items()],
+    )
     belief = e.publish(e.prior(), version=0).belief
     assert isinstance(belief, SampleBank)
     x = e.spec.encoder.encode(np.array([[1.0]]))[0]

@@ -98,7 +98,7 @@ def test_a_wrong_update_would_be_noticed(*, joint: bool):
     new = outcomes(9, features.space.size, 1)
     posterior.fold(new, seq=9)
     for x, action, reward in zip(new.x, new.actions, new.rewards, strict=True):
-        belief.learn(x, int(action), float(reward), 1.0 + 1e-6)
+        belief.add(x, int(action), float(reward), 1.0 + 1e-6)
     with pytest.raises(AssertionError):
         assert_same(belief, posterior)
 
@@ -112,7 +112,7 @@ def test_weights_and_forgetting_equal_a_weighted_regression(
     features, _, belief = model(joint=joint)
     x, actions, rewards, _ = outcomes(30, features.space.size, seed)
     for row, action, reward in zip(x, actions, rewards, strict=True):
-        belief.learn(row, int(action), float(reward), weight)
+        belief.add(row, int(action), float(reward), weight)
     belief.forget(share)
     mean, covariance = covariances(belief)
     phi = np.zeros((30, len(mean), mean.shape[1]))

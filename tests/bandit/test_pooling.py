@@ -28,7 +28,7 @@ def space(variants: int) -> ActionSpace:
 
 
 def model(levels: int, width: int, *, noise: Noise, pooled: bool = True) -> GaussianPosterior:
-    terms = (Term(of="context:variant"),)
+    terms = (Term(of="context:variant", prior_sd=1.0),)
     features = FeatureMap(space=space(levels), terms=terms, width=width)
     return GaussianPosterior(features, noise, pooled=pooled)
 
@@ -162,7 +162,7 @@ def test_the_order_of_levels_does_not_matter(seed: int):
 def test_the_prior_is_always_finite_and_positive(
     seed: int, levels: int, each: int, unit: float, kind: str
 ):
-    x, actions, rewards = world(
+    x, actions, rewards, _ = world(
         levels, each=each, width=3, mean=0.5, spread=0.2, noise=0.5, seed=seed
     )
     x[:, 2] = {"collinear": x[:, 1], "constant": x[:, 0], "zero": 0.0 * x[:, 0]}.get(kind, x[:, 2])
@@ -396,7 +396,9 @@ def teach(of: Experiment, posterior: Posterior) -> None:
 @pytest.mark.parametrize("posterior", ["beta_bernoulli", "gaussian"])
 def test_a_new_arm_burns_less_traffic(posterior: str):
     """Fixed seeds: 275 for 1016 decisions with Beta beliefs, 308 for 610 with Gaussian ones."""
-    policy = {"posterior": posterior, "noise": {"sd": 0.14}}
+    policy = {"posterior": posterior, "noise": {"sd": 0.14}, "exploration": 1.0}
+    if posterior == "gaussian":
+        policy["terms"] = [{"of": "context:variant", "prior_sd": 1.0}]
     pooled = sum(burned({**policy, "pooled": True}, seed) for seed in (1, 2))
     flat = sum(burned(policy, seed) for seed in (1, 2))
     assert pooled < 0.7 * flat

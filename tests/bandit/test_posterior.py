@@ -25,7 +25,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 JOINT = (
     Term(of="context", prior_sd=0.5),
     Term(of="context:variant", prior_sd=2.0),
-    Term(of="channel"),
+    Term(of="channel", prior_sd=1.0),
     Term(of="variant:channel", prior_sd=0.25),
 )
 

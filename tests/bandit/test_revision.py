@@ -35,7 +35,7 @@ POLICIES = {
             Term(of="variant:channel:slot"),
         )
     ),
-    "disjoint": PolicySpec(terms=(Term(of="context:variant:channel:slot"),)),
+    "disjoint": PolicySpec(terms=(Term(of="context:variant:channel:slot", prior_sd=1.0),)),
     "beta": PolicySpec(posterior="beta_bernoulli"),
 }
 every_policy = pytest.mark.parametrize("policy", POLICIES)

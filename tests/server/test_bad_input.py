@@ -485,7 +485,8 @@ def messages(message: Message) -> Iterator[Message]:
         else:
             inner = [value] if isinstance(value, Message) else list(value)
         for one in inner:
-            yield from messages(one)
+            if isinstance(one, Message):
+                yield from messages(one)
 
 
 @pytest.mark.parametrize("method", REQUESTS)
@@ -540,7 +541,11 @@ def spoil(part: Message, field: FieldDescriptor, value: object) -> None:
     elif not field.is_repeated:
         setattr(part, field.name, value)
     elif field.message_type is not None and field.message_type.GetOptions().map_entry:
-        getattr(part, field.name)[str(value)[:300]].number = 1.0
+        entry = getattr(part, field.name)
+        if field.message_type.fields_by_name["value"].message_type is None:
+            entry[str(value)[:300]] = 1.0
+        else:
+            entry[str(value)[:300]].number = 1.0
     elif value == "a thousand and one":
         items = getattr(part, field.name)
         while items and len(items) < 1_001:

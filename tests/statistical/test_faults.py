@@ -33,7 +33,7 @@ def experiment(policy: dict[str, object], **parts: object) -> Experiment:
         "actions": ARMS,
         "context": [{"name": "age", "kind": "number", "bounds": [-2, 2], "required": True}],
         "outcome": {"window": 60, "rewards": [{"name": "r"}]},
-        "policy": policy,
+        "policy": {"exploration": 1.0, **policy},
         "groups": {"random": 0.0},
     }
     return Experiment(from_data({**whole, **parts}), secret=SECRET)

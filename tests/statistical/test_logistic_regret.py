@@ -31,7 +31,8 @@ def index(seed: int, exploration: float = 1.0) -> float:
     space = ActionSpace(
         variants=tuple(Level(name=f"v{i}") for i in range(ARMS)), channels=(Level(name="c"),)
     )
-    features = FeatureMap(space=space, terms=(Term(of="context:variant"),), width=WIDTH)
+    terms = (Term(of="context:variant", prior_sd=1.0),)
+    features = FeatureMap(space=space, terms=terms, width=WIDTH)
     posterior, got = LogisticPosterior(features, 0.03), np.empty(DECISIONS)
     which, masks = np.zeros(BATCH, dtype=np.int64), np.ones((1, ARMS), dtype=np.bool_)
     for first in range(0, DECISIONS, BATCH):

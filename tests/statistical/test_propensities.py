@@ -43,7 +43,7 @@ def experiment(policy: dict[str, object], **parts: object) -> Experiment:
         "actions": {"variants": ["a", "b", "c"], "channels": ["x"]},
         "context": [{"name": "age", "kind": "number", "bounds": [-2, 2], "required": True}],
         "outcome": {"window": 60, "aggregation": "max", "rewards": [{"name": "r"}]},
-        "policy": policy,
+        "policy": {"exploration": 1.0, **policy},
     }
     return Experiment(from_data({**whole, **parts}), secret=SECRET)
 
