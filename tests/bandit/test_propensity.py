@@ -327,3 +327,8 @@ def test_without_width_the_first_of_the_best_takes_all(scores: list[float], data
     propensities.table_propensities(*rank_table(np.array(scores)), eligible, out)
     best = np.argmax(np.where(eligible, scores, -np.inf))
     np.testing.assert_array_equal(out, np.eye(k)[best])
+
+
+def test_the_nodes_are_those_of_gauss_and_legendre():
+    expected = np.column_stack(np.polynomial.legendre.leggauss(8))
+    np.testing.assert_allclose(NODES, expected, rtol=1e-14)
