@@ -10,6 +10,7 @@ import numpy as np
 from scipy import linalg, optimize, special
 
 from bandit.errors import InvalidInputError
+from bandit.experiment import Experiment
 from bandit.kernels.compiling import Floats, Ints
 from bandit.pooling import pooled_beta
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Outcomes
@@ -67,9 +68,12 @@ def fit(spec: ExperimentSpec, rows: Floats, actions: Ints, rewards: Floats) -> F
     gives the same bits on the same machine, and the same values in any order and place as long
     as rounding to four digits hides the difference.
     """
-    x = spec.encoder.encode(np.asarray(rows, dtype=np.float64))
-    chosen = np.asarray(actions, dtype=np.int64)
-    outcomes = Outcomes(x, chosen, np.asarray(rewards, dtype=np.float64))
+    if spec.policy.half_life is not None:
+        raise InvalidInputError(
+            "is not part of a fit, which weighs all outcomes alike; leave it out",
+            field="policy.half_life",
+        )
+    outcomes = Experiment(spec, secret=bytes(16)).outcomes(rows, actions, rewards)
     if spec.policy.posterior == "beta_bernoulli":
         return _fit_beta(spec, outcomes)
     if spec.policy.posterior != "gaussian":

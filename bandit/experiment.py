@@ -166,17 +166,26 @@ class Experiment:
         -----
         Values outside a field's bounds are clipped, also where a request is refused for them.
         """
+        posterior.fold(self.outcomes(rows, actions, outcomes, times), seq=seq)
+
+    def outcomes(
+        self,
+        rows: Floats,
+        actions: ArrayLike,
+        outcomes: Floats,
+        times: ArrayLike | None = None,
+    ) -> Outcomes:
+        """Check what is to be learned, and encode it; see ``learn``."""
         chosen = np.asarray(actions)
         if chosen.size and chosen.dtype.kind not in "iu":
             raise InvalidInputError("need whole numbers", field="actions")
         seconds = () if times is None or self.spec.policy.half_life is None else times
-        learned = Outcomes(
+        return Outcomes(
             self._features(rows),
             _vector("actions", chosen, np.int64),
             _vector("outcomes", outcomes, np.float64),
             _vector("times", seconds, np.float64),
         )
-        posterior.fold(learned, seq=seq)
 
     def _features(self, rows: Floats) -> Floats:
         """Encode rows that are not trusted."""

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from bandit import rng
 from bandit.actions import FACTORS, Exclusion
 from bandit.decision import Decision, Reason
 from bandit.errors import BanditError, InvalidInputError
@@ -373,7 +374,9 @@ class Explainer:
 
     def _best(self, x: Floats, mask: Bools) -> Floats:
         """Give every action's probability of being the best of the eligible, shape (k,)."""
-        asked = Asked(x, np.zeros(1, np.int64), mask[None].copy(), np.zeros((1, 4), np.uint32))
+        asked = Asked(
+            x, np.zeros(1, np.int64), mask[None].copy(), rng.words(bytes(16)).reshape(1, 4)
+        )
         found = self._belief.decide(asked, 0.0).propensities
         return np.full(len(mask), np.nan) if found is None else found[0]
 
@@ -442,7 +445,7 @@ class Explainer:
         rules = (*self._spec.actions.exclusions, *exclusions)
         taken: dict[str, list[ActionName]] = {rule.reason: [] for rule in rules}
         for action, reason in self._spec.actions.removed(exclusions):
-            taken[reason].append(self._named(action))
+            taken.setdefault(reason, []).append(self._named(action))
         return tuple(
             RuleEffect(reason=reason, count=len(names), actions=tuple(names))
             for reason, names in taken.items()

@@ -25,6 +25,7 @@ from bandit.kernels.layouts import Planes, Terms
 MAX_TERMS = 16
 MAX_WEIGHTS = 2_048
 MAX_STATISTICS = 16_000_000
+MAX_WORK = 10_000_000_000
 MAX_LOADS = 1_000_000
 OWN_EFFECT_SD = 0.2
 ATTRIBUTES = tuple(f"{factor}.attributes" for factor in FACTORS)
@@ -227,6 +228,12 @@ class FeatureMap:
         if self.weights > MAX_WEIGHTS:
             raise InvalidInputError(
                 f"need {self.weights} weights in a block, at most {MAX_WEIGHTS} are allowed",
+                field="terms",
+            )
+        if self.blocks * self.weights**3 > MAX_WORK:
+            raise InvalidInputError(
+                f"need {self.blocks} x {self.weights}**3 steps to publish, at most {MAX_WORK} are "
+                "allowed; use fewer levels, fields, waves or crossed factors",
                 field="terms",
             )
         if self.blocks * self.weights**2 > MAX_STATISTICS:

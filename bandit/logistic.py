@@ -163,6 +163,12 @@ class LogisticPosterior(Posterior):
             self.held = before
             raise
 
+    def _move_landmark(self, to: float) -> None:
+        super()._move_landmark(to)
+        if self._peak[0] == 0.0:  # all is forgotten, to the last digit
+            self._peak[0] = np.finfo(np.float64).tiny
+            self.held = 0
+
     def _check(self, outcomes: Outcomes) -> None:
         super()._check(outcomes)
         if not ((outcomes.rewards >= 0.0) & (outcomes.rewards <= 1.0)).all():

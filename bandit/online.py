@@ -6,9 +6,11 @@ covariance - up to date by rank-one updates instead. ``docs/math/online.md`` has
 """
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import numpy as np
 
+from bandit.errors import InvalidInputError
 from bandit.features import FeatureMap
 from bandit.kernels import factors, online
 from bandit.kernels.compiling import Bools, Floats, Ints, Words
@@ -37,6 +39,8 @@ class OnlineBelief(ABC):
         Whether rewards are successes of a logistic model, on whose scale the weights live.
     half_life
         After which an outcome weighs half, in the unit of the times given to ``learn``.
+    landmark
+        Time at which what was learned so far weighs as it does; None is the first outcome's.
     """
 
     def __init__(  # noqa: PLR0913  what a belief consists of
@@ -49,6 +53,7 @@ class OnlineBelief(ABC):
         noise_sd: float | None = None,
         is_logistic: bool = False,
         half_life: float | None = None,
+        landmark: float | None = None,
     ) -> None:
         known = 1.0 if is_logistic else (noise_sd or 0.0) ** 2
         noise = [start.shape, start.scale, known, exploration]
@@ -56,7 +61,7 @@ class OnlineBelief(ABC):
         last = Moments(prior.mean[-1:].copy(), prior.lower[-1:].copy(), *prior[2:])
         self._prior = last  # all blocks have the same prior, and there may be thousands
         self._half_life = half_life
-        self._landmark: float | None = None
+        self._landmark = landmark
 
     @abstractmethod
     def draw(self, x: Floats, eligible: Bools, number: int) -> int:
@@ -99,18 +104,33 @@ class OnlineBelief(ABC):
     def forget(self, share: float) -> None:
         """Keep a share in (0, 1] of all that was learned; the prior stays."""
 
-    def _faded(self, mean: Floats, precision: Floats, share: float) -> tuple[Floats, Floats]:
-        """Give mean and factor of a block's precision when its data count ``share``."""
+    def _faded(self, mean: Floats, precision: Floats, share: float) -> "_Faded":
+        """Give a block as it would be if its data had counted ``share``."""
         prior = factors.multiply_lower(self._prior.lower[-1])
-        pull = share * _times(precision, mean)
-        pull += (1.0 - share) * _times(prior, self._prior.mean[-1])
+        pull = _times(precision, mean)
+        before = float((mean * pull).sum())
+        pull = share * pull + (1.0 - share) * _times(prior, self._prior.mean[-1])
         mixed = share * precision + (1.0 - share) * prior
-        kept = factors.cholesky(mixed, np.zeros(len(mean)))
-        return factors.solve_mean(kept, pull)[0], kept
+        lower = factors.cholesky(mixed, np.zeros(len(mean)))
+        faded, after = factors.solve_mean(lower, pull)
+        return _Faded(faded, lower, before, after)
 
-    def _fade_noise(self, share: float) -> None:
-        prior = np.array([self._prior.shape, self._prior.scale])
-        self._state[:2] = prior + share * (self._state[:2] - prior)
+    def _fade_noise(self, share: float, before: float, after: float) -> None:
+        """Fade the sum of squares that the noise's scale holds beside what means explain."""
+        shape, scale = self._state[:2]
+        squares = share * (2.0 * (scale - self._prior.scale) + before)
+        residual = max(squares - after, factors.EPSILON * squares)
+        self._state[0] = self._prior.shape + share * (shape - self._prior.shape)
+        self._state[1] = self._prior.scale + 0.5 * residual
+
+
+class _Faded(NamedTuple):
+    """Mean and factor of a block's precision, and ``mean' P mean`` before and after."""
+
+    mean: Floats
+    lower: Floats
+    before: float
+    after: float
 
 
 def _times(lower: Floats, vector: Floats) -> Floats:
@@ -132,9 +152,22 @@ def begin(
     ----------
     posterior
         Where to start; not changed.
-    exploration, stream, half_life
+    exploration, stream
         As in ``OnlineBelief``.
+    half_life
+        As in ``OnlineBelief``; None takes the posterior's.
+
+    Raises
+    ------
+    InvalidInputError
+        If the posterior pools its prior, which would have to be fitted anew after every outcome,
+        or has another half-life.
     """
+    own = posterior.half_life
+    if half_life is not None and own is not None and half_life != own:
+        raise InvalidInputError(f"is {own} in the posterior, got {half_life}", field="half_life")
+    if isinstance(posterior, GaussianPosterior) and posterior.pooled:
+        raise InvalidInputError("can not be learned at once", field="pooled")
     features, is_logistic = posterior.features, isinstance(posterior, LogisticPosterior)
     noise_sd = posterior.noise.sd if isinstance(posterior, GaussianPosterior) else None
     settings: dict[str, object] = {
@@ -142,7 +175,8 @@ def begin(
         "stream": stream,
         "noise_sd": noise_sd,
         "is_logistic": is_logistic,
-        "half_life": half_life,
+        "half_life": half_life if own is None else own,
+        "landmark": float(posterior.clock[2]) if own is not None and posterior.count else None,
     }
     prior, start = posterior.empty().moments(), posterior.moments()
     if features.is_disjoint:
@@ -186,15 +220,17 @@ class OnlineArms(OnlineBelief):
 
     def forget(self, share: float) -> None:
         """Refactor every arm: O(k d**3)."""
-        d = self._prior.mean.shape[1]
+        d, before, after = self._prior.mean.shape[1], 0.0, 0.0
         for a in range(self._arms.shape[1]):
             root = factors.unpack_lower(self._arms[d:, a].copy(), d)
             lower = factors.unpack_lower(factors.invert_lower(root), d)
             precision = factors.multiply_lower(lower)
-            mean, kept = self._faded(self._arms[:d, a].copy(), precision, share)
-            self._arms[:d, a] = mean
-            self._arms[d:, a] = factors.invert_lower(kept)
-        self._fade_noise(share)
+            faded = self._faded(self._arms[:d, a].copy(), precision, share)
+            self._arms[:d, a] = faded.mean
+            self._arms[d:, a] = factors.invert_lower(faded.lower)
+            before += faded.before
+            after += faded.after
+        self._fade_noise(share, before, after)
 
     def add_arms(self, count: int) -> None:
         """Add arms at the end that start from the prior."""
@@ -274,5 +310,6 @@ class OnlineWeights(OnlineBelief):
         m = len(self._mean)
         lower = factors.cholesky(factors.gram(self._root), np.zeros(m))
         precision = factors.gram(factors.unpack_lower(factors.invert_lower(lower), m))
-        self._set(*self._faded(self._mean, precision, share))
-        self._fade_noise(share)
+        faded = self._faded(self._mean, precision, share)
+        self._set(faded.mean, faded.lower)
+        self._fade_noise(share, faded.before, faded.after)

@@ -19,6 +19,7 @@ from bandit.spec import ExperimentSpec
 
 _FREE_POLICY_FIELDS = {  # terms are compared as resolved, below
     "kind", "action", "exploration", "floor", "draws", "noise", "successes", "failures", "terms",
+    "pooled", "top_two_share", "confidence", "epsilon", "temperature",
 }  # fmt: skip
 # What the axes of statistics run over; old blocks and actions stay first, weights move.
 _AXES: dict[str, tuple[str, ...]] = {
@@ -26,7 +27,10 @@ _AXES: dict[str, tuple[str, ...]] = {
     "shift": ("block", "weight"),
     "sums": ("block", ""),
     "counts": ("action", ""),
+    "mode": ("block", "weight"),
 }
+# Rows of a window: taken over whole, however many; the actions they name never move.
+_WINDOW = ("contexts", "chosen", "weights")
 
 
 def check_revision(old: ExperimentSpec, new: ExperimentSpec) -> None:
@@ -171,7 +175,10 @@ def grow(posterior: Posterior, empty: Posterior, old: FeatureMap, new: FeatureMa
     filled: dict[str, Floats] = {}
     for name, target in empty.arrays().items():
         source = posterior.arrays()[name]
-        filled[name] = np.zeros(target.shape, dtype=target.dtype)
+        if name in _WINDOW:
+            filled[name] = source.copy()
+            continue
+        filled[name] = target.copy()  # new weights: no statistics, and the prior's mode
         known = _AXES.get(name)
         if known is None:
             if source.shape != target.shape:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from bandit.kernels.arithmetic import logistic
+from bandit.kernels.arithmetic import exp, logistic
 from bandit.kernels.compiling import Bools, Floats, Ints, Words, kernel
 from bandit.kernels.folding import active_features, room_for
 from bandit.kernels.layouts import Planes, Terms
@@ -41,6 +41,7 @@ def stream_of(state: Floats) -> Words:
 def newton_site(eta: float, variance: float, reward: float) -> tuple[float, float]:
     """Laplace's step for one logistic outcome: gradient and curvature at the new mode.
 
+    The curvature is at least 1e-200, so that it may divide.
     Solves ``e = eta + variance (reward - logistic(e))`` in its bracket, by Newton's method and,
     where that does not halve the gap, by bisection.
     """
@@ -61,7 +62,8 @@ def newton_site(eta: float, variance: float, reward: float) -> tuple[float, floa
         last = abs(gap)
         e = step
         p = logistic(e)
-    return reward - p, p * (1.0 - p)
+    odds = exp(-abs(e))
+    return reward - p, max(odds / ((1.0 + odds) * (1.0 + odds)), 1e-200)
 
 
 @kernel
@@ -124,8 +126,9 @@ def learn_arm(
     step = root * pull if is_binary else root * pull / before
     for i in range(d):
         arms[i, arm] += gain[i] * step
-    state[0] += 0.5 * weight
-    state[1] += 0.5 * weight * pull * pull / before
+    if not is_binary:
+        state[0] += 0.5 * weight
+        state[1] += 0.5 * weight * pull * pull / before
 
 
 @kernel
@@ -238,8 +241,9 @@ def learn_shared(
     step = scale * pull if is_binary else scale * pull / before
     for i in range(m):
         mean[i] += gain[i] * step
-    state[0] += 0.5 * weight
-    state[1] += 0.5 * weight * pull * pull / before
+    if not is_binary:
+        state[0] += 0.5 * weight
+        state[1] += 0.5 * weight * pull * pull / before
 
 
 @kernel

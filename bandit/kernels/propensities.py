@@ -93,7 +93,8 @@ def normal_propensities(
     Parameters
     ----------
     centre, spread : (k,)
-        Means and positive standard deviations.
+        Means and standard deviations, of which one is positive; each is taken to be at least
+        1e-10 of the largest number among them.
     eligible : (k,)
     nodes : (q, 2)
         Nodes and weights on [-1, 1].
@@ -111,6 +112,11 @@ def normal_propensities(
     """
     k, block, reach = centre.shape[0], 64, 8.5
     out[:] = 0.0
+    largest = 0.0
+    for a in range(k):
+        if eligible[a]:
+            largest = max(largest, abs(centre[a]), spread[a])
+    spread = np.maximum(spread, 1e-10 * largest)  # narrower, nodes would fall between numbers
     low, high = -np.inf, -np.inf
     for a in range(k):
         if eligible[a]:

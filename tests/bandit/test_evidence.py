@@ -238,3 +238,13 @@ def test_rewards_that_do_not_vary_are_refused():
 def test_bad_rewards_are_refused(value: float):
     with pytest.raises(InvalidInputError, match="finite"):
         tried(spec(SHARED), 60, np.append(np.arange(59.0), value))
+
+
+@pytest.mark.parametrize(
+    "rows", [np.full((40, 1), 1e9 * np.inf), np.zeros((40, 2)), np.zeros(40), [["a"]] * 40]
+)
+def test_rows_that_do_not_fit_the_schema_are_refused(rows: object):
+    of = spec(SHARED)
+    with pytest.raises(InvalidInputError) as caught:
+        fit(of, rows, np.zeros(40, dtype=np.int64), np.arange(40.0))  # type: ignore[arg-type]
+    assert caught.value.field

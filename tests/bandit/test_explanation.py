@@ -335,3 +335,21 @@ def test_an_explanation_is_plain_data(form: str):
     found: Explanation = explainer.explain([math.nan, -1.0, 9.0], decided(2), (RULES[2],))
     data = json.loads(json.dumps(asdict(found), allow_nan=False))
     assert data["chosen"]["action"] == {"variant": "b", "channel": "x", "slot": "now"}
+
+
+def test_retired_levels_are_among_what_was_removed():
+    spec = from_data(
+        {
+            "name": "e",
+            "actions": {
+                "variants": ["a", "b", {"name": "c", "retired": True}],
+                "channels": ["x"],
+            },
+            "outcome": {"window": 1, "rewards": [{"name": "r"}]},
+        }
+    )
+    of = Experiment(spec, secret=b"sixteen bytes or more")
+    found = explain(of, of.prior(), [], decided(0))
+    [effect] = found.removed
+    assert (effect.reason, effect.count) == ("retired", 1)
+    assert effect.actions[0].variant == "c"

@@ -578,3 +578,19 @@ def test_default_noise_written_out_is_accepted():
     noise = dataclasses.asdict(Noise())
     of = experiment(policy={"posterior": "logistic", "noise": {**noise, "sd": None}})
     assert of.spec.policy.base_rate == 0.5
+
+
+def test_a_full_window_and_a_pause_that_forgets_all():
+    features = disjoint(2, 2)
+    posterior = LogisticPosterior(features, 0.3, half_life=1.0)
+    n = capacity(2)
+    x = np.column_stack([np.ones(n), np.linspace(-1, 1, n)])
+    actions, rewards = np.arange(n) % 2, (np.arange(n) % 3 == 0).astype(float)
+    posterior.fold(Outcomes(x, actions, rewards, np.zeros(n)), seq=n)
+    late = Outcomes(x[:8], actions[:8], rewards[:8], np.full(8, 1_090.0))
+    posterior.fold(late, seq=n + 8)
+    fresh = LogisticPosterior(features, 0.3, half_life=1.0)
+    fresh.fold(late, seq=8)
+    for name, array in posterior.arrays().items():
+        assert np.isfinite(array).all(), name
+    np.testing.assert_allclose(posterior.moments().mean, fresh.moments().mean, atol=1e-9)

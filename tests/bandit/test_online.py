@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from bandit import rng
 from bandit.actions import ActionSpace, Level
+from bandit.errors import InvalidInputError
 from bandit.features import FeatureMap, Term, default_terms
 from bandit.kernels import online
-from bandit.online import OnlineArms, OnlineBelief, OnlineWeights
+from bandit.logistic import LogisticPosterior
+from bandit.online import OnlineArms, OnlineBelief, OnlineWeights, begin
 from bandit.posterior import GaussianPosterior, Noise, Outcomes
 
 STREAM = rng.snapshot_stream(b"secret", "e", 1)
@@ -202,3 +204,59 @@ def test_a_logistic_step_ends_at_the_mode(eta: float, variance: float, reward: f
     p = 1.0 / (1.0 + np.exp(-mode))
     np.testing.assert_allclose(pull, reward - p, atol=1e-8)
     np.testing.assert_allclose(curvature, p * (1.0 - p), atol=1e-8)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_a_fading_belief_stays_beside_a_fading_posterior(*, joint: bool, size: float):
+    """The prior weighs up to 1.4 % too little between refactorings, and so may the rest."""
+    features, _, _ = model(joint=joint)
+    posterior = GaussianPosterior(features, Noise(), 200.0)
+    belief = begin(posterior, exploration=1.0, stream=STREAM)
+    x, actions, rewards, _ = outcomes(2_000, features.space.size, 3)
+    rewards = size * (x @ np.array([1.0, 0.5, -0.5, 0.3]) + 0.1 * rewards)
+    times = np.arange(2_000.0)
+    posterior.fold(Outcomes(x, actions, rewards, times), seq=2_000)
+    for row, action, reward, time in zip(x, actions, rewards, times, strict=True):
+        belief.learn(row, int(action), float(reward), float(time))
+    belief.forget(2.0 ** -((1_999.0 - (belief._landmark or 0.0)) / 200.0))
+    moments = posterior.moments()
+    mean, covariance = covariances(belief)
+    expected = np.linalg.inv(moments.lower @ np.swapaxes(moments.lower, 1, 2))
+    np.testing.assert_allclose(covariance, expected, rtol=0.03, atol=1e-4)
+    np.testing.assert_allclose(mean, moments.mean, atol=0.03 * size)
+    assert belief._state[1] / belief._state[0] == pytest.approx(moments.noise_variance, rel=0.03)
+
+
+def test_a_belief_that_goes_on_from_a_fading_posterior_counts_the_pause():
+    features, _, _ = model(joint=False)
+    posterior = GaussianPosterior(features, Noise(), 100.0)
+    x, actions, rewards, _ = outcomes(60, 3, 4)
+    posterior.fold(Outcomes(x, actions, rewards, np.arange(60.0)), seq=60)
+    belief = begin(posterior, exploration=1.0, stream=STREAM)
+    late = Outcomes(x[:1], actions[:1], rewards[:1], np.array([559.0]))
+    posterior.fold(late, seq=61)
+    belief.learn(x[0], int(actions[0]), float(rewards[0]), 559.0)
+    assert_same(belief, posterior)
+
+
+def test_what_can_not_be_learned_at_once_is_refused():
+    features, _, _ = model(joint=False)
+    with pytest.raises(InvalidInputError, match="at once"):
+        begin(GaussianPosterior(features, Noise(), pooled=True), exploration=1.0, stream=STREAM)
+    fading = GaussianPosterior(features, Noise(), 10.0)
+    with pytest.raises(InvalidInputError, match="posterior"):
+        begin(fading, exploration=1.0, stream=STREAM, half_life=5.0)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_saturated_success_leaves_a_sane_logistic_belief(*, joint: bool):
+    features, _, _ = model(joint=joint)
+    belief = begin(LogisticPosterior(features), exploration=1.0, stream=STREAM)
+    for size in (*(1.0,) * 50, 30.0, 1_000.0, 1e6):
+        belief.learn(np.array([1.0, size, 0.0, 0.0]), 0, 1.0)
+    belief.learn(np.array([1.0, -1e6, 0.0, 0.0]), 0, 1.0)
+    mean, covariance = covariances(belief)
+    assert np.isfinite(mean).all()
+    assert np.isfinite(covariance).all()
+    assert (np.diagonal(covariance, axis1=1, axis2=2) > 0.0).all()

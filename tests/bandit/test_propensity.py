@@ -332,3 +332,23 @@ def test_without_width_the_first_of_the_best_takes_all(scores: list[float], data
 def test_the_nodes_are_those_of_gauss_and_legendre():
     expected = np.column_stack(np.polynomial.legendre.leggauss(8))
     np.testing.assert_allclose(NODES, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("centre", "spread", "expected"),
+    [
+        ([0.1, 0.2], [0.0, 0.1], [0.15865525393145707, 0.8413447460685429]),
+        ([0.1, 0.3, 0.2], [0.0, 0.0, 0.1], [0.0, 0.8413447460685429, 0.15865525393145707]),
+        ([1e12, 1e12 + 1e4], [1e-6, 1e-6], [0.0, 1.0]),
+        ([0.1, 0.2], [1e-20, 0.1], [0.15865525393145707, 0.8413447460685429]),
+    ],
+)
+def test_spreads_below_the_resolution_of_numbers_lose_nothing(
+    centre: list[float], spread: list[float], expected: list[float]
+):
+    out = np.empty(len(centre))
+    everyone = np.ones(len(centre), dtype=np.bool_)
+    propensities.normal_propensities(
+        np.array(centre), np.array(spread), everyone, NODES, MARKS, out
+    )
+    np.testing.assert_allclose(out, expected, atol=1e-6)

@@ -21,6 +21,7 @@ from bandit.outcome import OutcomeRule, Reward
 from bandit.policy import PolicySpec
 from bandit.posterior import GaussianPosterior, Noise, Posterior
 from bandit.spec import ExperimentSpec
+from bandit.spec_file import from_data
 
 SECRET = b"sixteen bytes or more"
 SEEDS = st.integers(0, 2**32 - 1)
@@ -359,3 +360,43 @@ def test_much_may_change_in_a_running_experiment():
     )
     revision.check_revision(old, new)
     revision.check_revision(new, old)
+
+
+@pytest.mark.parametrize("channels", [["x"], ["x", "y"]])
+@pytest.mark.parametrize("half_life", [None, 50.0])
+def test_a_logistic_belief_grows(channels: list[str], half_life: float | None):
+    """The grown belief is the one that the revised experiment has after the same log."""
+
+    def spec(*variants: dict[str, object]) -> ExperimentSpec:
+        return from_data(
+            {
+                "name": "e",
+                "actions": {"variants": list(variants), "channels": channels},
+                "context": [{"name": "n", "kind": "number", "bounds": [-1, 1]}],
+                "outcome": {"window": 1, "rewards": [{"name": "r"}], "aggregation": "max"},
+                "policy": {"posterior": "logistic", "base_rate": 0.2}
+                | ({} if half_life is None else {"half_life": half_life}),
+            }
+        )
+
+    before = spec({"name": "a"}, {"name": "b"})
+    after = spec({"name": "new", "generation": 1}, {"name": "a"}, {"name": "b", "retired": True})
+    random = np.random.default_rng(1)
+    old = Experiment(before, secret=b"sixteen bytes or more")
+    posterior = old.prior()
+    log = (
+        random.uniform(-1, 1, (90, 1)),
+        random.integers(0, before.actions.size, 90),
+        random.integers(0, 2, 90).astype(float),
+    )
+    times = np.arange(90.0)
+    old.learn(posterior, *log, seq=90, times=times)
+    new, grown = old.revise(posterior, after)
+    same = new.prior()
+    new.learn(same, *log, seq=90, times=times)
+    assert encoding.to_bytes(grown) == encoding.to_bytes(same)
+    more = (np.zeros((1, 1)), [after.actions.size - 1], np.ones(1))
+    for one in (grown, same):
+        new.learn(one, *more, seq=91, times=np.array([95.0]))
+    assert encoding.to_bytes(grown) == encoding.to_bytes(same)
+    np.testing.assert_array_equal(grown.moments().mean, same.moments().mean)
