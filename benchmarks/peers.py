@@ -6,6 +6,7 @@ machines differ and are shared, so no absolute time means anything.
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -140,7 +141,7 @@ def main() -> int:
         print(f"error: the harness is not at {HARNESS}", file=sys.stderr)
         return 2
     sys.path[:0] = [str(HARNESS), str(HERE)]
-    bench, adapters = importlib.import_module("bench"), importlib.import_module("adapters")
+    bench = importlib.import_module("bench")
     importlib.import_module("peers_adapter")
     installed = [
         n for n in PEERS if importlib.util.find_spec(n.split("-")[0].replace("vw", "vowpalwabbit"))
