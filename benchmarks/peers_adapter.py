@@ -80,7 +80,7 @@ class Ours(Adapter):  # type: ignore[misc]
             posterior = GaussianPosterior(features, noise, outcome_range=high - low)
         self.model = begin(
             posterior,
-            exploration=DEFAULTS.exploration if self.v is None else 1.0,
+            exploration=self.hp.get("exploration", DEFAULTS.exploration) if self.v is None else 1.0,
             stream=rng.snapshot_stream(b"a secret for benchmarks", "peers", self.seed),
             half_life=self.hp.get("half_life"),
         )
@@ -101,7 +101,9 @@ class Ours(Adapter):  # type: ignore[misc]
         levels = [tuple(Level(name=str(i)) for i in range(n)) for n in sizes or [self.k, 1, 1]]
         space = ActionSpace(variants=levels[0], channels=levels[1], slots=levels[2])
         several = [n for n, ls in zip(FACTORS, space.factors, strict=True) if len(ls) > 1]
-        known = {} if self.v is None else {"prior_sd": self.lam**-0.5}
+        known = {k: v for k, v in self.hp.items() if k == "prior_sd"}
+        if self.v is not None:
+            known = {"prior_sd": self.lam**-0.5}
         return space, tuple(Term(of=f"context:{name}", **known) for name in several)
 
     def decide(self, x: Floats) -> int:
