@@ -364,9 +364,9 @@ class Experiment:
         O(size k) a slate beyond its decision. Group ``random`` gets a uniform draw without
         replacement. Source: ``docs/math/policies.md``.
         """
-        if not 1 <= size <= self.spec.actions.size:
+        if size not in range(1, self.spec.actions.size + 1):
             raise InvalidInputError(
-                f"must be in [1, {self.spec.actions.size}], got {size}", field="size"
+                f"must be a whole number in [1, {self.spec.actions.size}], got {size}", field="size"
             )
         decisions = self.decide_batch(snapshot, questions, refused=refused)
         return [(d, self._slate(d, size if d.is_learned_from else 1)) for d in decisions]

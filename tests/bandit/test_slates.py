@@ -335,8 +335,8 @@ def test_a_named_context_gets_the_slate_of_its_row():
     assert same(slate, of.decide_slates(snapshot, [asked], size=2)[0][1])
 
 
-@pytest.mark.parametrize("size", [0, 5])
-def test_a_slate_has_a_place_for_each_action_at_most(size: int):
+@pytest.mark.parametrize("size", [0, 5, 1.5])
+def test_a_slate_has_a_place_for_each_action_at_most(size: float):
     of = experiment({})
     with pytest.raises(InvalidInputError) as caught:
         of.decide_slates(of.publish(of.prior(), version=0), questions(1), size=size)
