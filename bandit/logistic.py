@@ -270,6 +270,11 @@ class LogisticPosterior(Posterior):
         for array in (self._contexts, self._chosen, self._weights):
             array[: self.held] = array[left]
 
+    def prior_moments(self) -> Moments:
+        """Give the moments of one block before any outcome."""
+        lower = np.diag(np.sqrt(self.prior_precision[-1]))[None]
+        return Moments(self.prior_mean[-1:].copy(), lower, 1.0, 1.0, 1.0)
+
     def moments(self) -> Moments:
         """Find the mode and the curvature of the log posterior; the noise variance is 1."""
         b, m = self.shift.shape

@@ -56,19 +56,20 @@ class OnlineBelief(ABC):
         landmark: float | None = None,
     ) -> None:
         known = 1.0 if is_logistic else (noise_sd or 0.0) ** 2
-        noise = [start.shape, start.scale, known, exploration]
-        self._state = np.array([*noise, *stream.astype(np.float64), float(is_logistic)])
+        self._state = np.zeros(7)
+        self._state[:5] = start.shape, start.scale, known, exploration, is_logistic
+        online.stream_of(self._state)[:] = stream
         last = Moments(prior.mean[-1:].copy(), prior.lower[-1:].copy(), *prior[2:])
         self._prior = last  # all blocks have the same prior, and there may be thousands
         self._half_life = half_life
         self._landmark = landmark
 
     @abstractmethod
-    def draw(self, x: Floats, eligible: Bools, number: int) -> int:
-        """Give decision ``number`` for features ``x : (d,)`` among ``eligible : (k,)``."""
+    def draw(self, x: Floats, eligible: Bools | None, number: int) -> int:
+        """Give decision ``number`` for ``x : (d,)`` among ``eligible : (k,)``; None is all."""
 
     @abstractmethod
-    def draw_batch(self, x: Floats, eligible: Bools, number: int) -> Ints:
+    def draw_batch(self, x: Floats, eligible: Bools | None, number: int) -> Ints:
         """Give decisions ``number`` and on for ``x : (n, d)``: as ``draw`` does, bit for bit."""
 
     @abstractmethod
@@ -178,7 +179,8 @@ def begin(
         "half_life": half_life if own is None else own,
         "landmark": float(posterior.clock[2]) if own is not None and posterior.count else None,
     }
-    prior, start = posterior.empty().moments(), posterior.moments()
+    prior = posterior.prior_moments()
+    start = posterior.moments() if posterior.count else prior.of_blocks(features.blocks)
     if features.is_disjoint:
         return OnlineArms(prior, start, **settings)
     return OnlineWeights(prior, start, features=features, **settings)
@@ -194,14 +196,22 @@ class OnlineArms(OnlineBelief):
 
     def __init__(self, prior: Moments, start: Moments, **settings: object) -> None:
         super().__init__(prior, start, **settings)  # type: ignore[arg-type]
-        roots = [factors.invert_lower(lower) for lower in start.lower]
-        self._arms = np.ascontiguousarray(np.hstack([start.mean, np.array(roots)]).T)
+        k, d = start.mean.shape
+        arms = np.empty((d + d * (d + 1) // 2, k))
+        arms[:d] = start.mean.T
+        for a in range(k):
+            arms[d:, a] = factors.invert_lower(start.lower[a])
+        self._hold(arms)
 
-    def draw(self, x: Floats, eligible: Bools, number: int) -> int:
+    def _hold(self, arms: Floats) -> None:
+        self._arms = arms
+        self._draw = online.draw_few if arms.shape[1] < 8 else online.draw_arm
+
+    def draw(self, x: Floats, eligible: Bools | None, number: int) -> int:
         """Draw every arm's score and take the best."""
-        return online.draw_arm(x, eligible, number, self._arms, self._state)
+        return self._draw(x, eligible, number, self._arms, self._state)
 
-    def draw_batch(self, x: Floats, eligible: Bools, number: int) -> Ints:
+    def draw_batch(self, x: Floats, eligible: Bools | None, number: int) -> Ints:
         """Draw for many contexts, several at a time."""
         return online.draw_arms(x, eligible, number, self._arms, self._state)
 
@@ -236,7 +246,7 @@ class OnlineArms(OnlineBelief):
         """Add arms at the end that start from the prior."""
         root = factors.invert_lower(self._prior.lower[-1])
         column = np.concatenate([self._prior.mean[-1], root])[:, None]
-        self._arms = np.hstack([self._arms, np.repeat(column, count, axis=1)])
+        self._hold(np.hstack([self._arms, np.repeat(column, count, axis=1)]))
 
     def scores(self, x: Floats, number: int) -> Floats:
         """Give the scores that decision ``number`` compares, shape (k,)."""
@@ -262,18 +272,19 @@ class OnlineWeights(OnlineBelief):
     ) -> None:
         super().__init__(prior, start, **settings)  # type: ignore[arg-type]
         self._features = features
+        self._everyone = np.ones(features.space.size, dtype=np.bool_)
         self._set(start.mean[0], start.lower[0])
 
     def _set(self, mean: Floats, lower: Floats) -> None:
         self._mean = mean.copy()
         self._root = factors.unpack_lower(factors.invert_lower(lower), len(mean))
 
-    def draw(self, x: Floats, eligible: Bools, number: int) -> int:
+    def draw(self, x: Floats, eligible: Bools | None, number: int) -> int:
         """Draw all weights jointly and take the best action."""
         f = self._features
         return online.draw_shared(
             x,
-            eligible,
+            self._everyone if eligible is None else eligible,
             number,
             self._mean,
             self._root,
@@ -282,7 +293,7 @@ class OnlineWeights(OnlineBelief):
             f.planes,
         )
 
-    def draw_batch(self, x: Floats, eligible: Bools, number: int) -> Ints:
+    def draw_batch(self, x: Floats, eligible: Bools | None, number: int) -> Ints:
         """Draw for one context after the other."""
         return np.array([self.draw(row, eligible, number + i) for i, row in enumerate(x)])
 

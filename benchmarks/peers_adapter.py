@@ -84,7 +84,6 @@ class Ours(Adapter):  # type: ignore[misc]
             stream=rng.snapshot_stream(b"a secret for benchmarks", "peers", self.seed),
             half_life=self.hp.get("half_life"),
         )
-        self.everyone = np.ones(space.size, dtype=np.bool_)
         self.number = 0
 
     def problem(self) -> tuple[ActionSpace, tuple[Term, ...]]:
@@ -108,16 +107,16 @@ class Ours(Adapter):  # type: ignore[misc]
 
     def decide(self, x: Floats) -> int:
         """Draw one arm."""
-        self.number += 1
-        return self.model.draw(
-            x if self.waves is None else self.waves(x), self.everyone, self.number
-        )
+        self.number = number = self.number + 1
+        if self.waves:
+            x = self.waves(x)
+        return self.model.draw(x, None, number)
 
     def decide_batch(self, x: Floats) -> Ints:
         """Draw an arm for every row, each with a draw of its own."""
         self.number += len(x)
         rows = x if self.waves is None else np.array([self.waves(row) for row in x])
-        return self.model.draw_batch(rows, self.everyone, self.number - len(x) + 1)
+        return self.model.draw_batch(rows, None, self.number - len(x) + 1)
 
     def update(self, x: Floats, a: int, r: float, ticket: object = None) -> None:  # noqa: ARG002
         """Learn one reward; the clock ticks once a decision."""
@@ -132,7 +131,6 @@ class Ours(Adapter):  # type: ignore[misc]
     def add_arms(self, n: int) -> None:
         """Add arms that start from the prior."""
         self.model.add_arms(n)
-        self.everyone = np.ones(len(self.everyone) + n, dtype=np.bool_)
 
     def scores(self, x: Floats, n: int) -> Floats:
         """Sample every arm's score ``n`` times, shape (n, k)."""

@@ -53,7 +53,10 @@ def decide_independent(
     for t in range(n):
         eligible = masks[which[t]]
         score_moments(x[t], mean, root, centre, spread)
-        if spread.max() > 0.0:
+        widest = 0.0
+        for a in range(k):
+            widest = max(widest, spread[a])
+        if widest > 0.0:
             normal_propensities(centre, spread, eligible, nodes, marks, p[t])
         else:
             p[t, best_of(centre, eligible)] = 1.0

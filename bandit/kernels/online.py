@@ -5,36 +5,40 @@ import math
 import numpy as np
 
 from bandit.kernels.arithmetic import exp, logistic
-from bandit.kernels.compiling import Bools, Floats, Ints, Words, kernel
+from bandit.kernels.compiling import Bools, Floats, Ints, Words, inlined_kernel, kernel
 from bandit.kernels.folding import active_features, room_for
 from bandit.kernels.layouts import Planes, Terms
-from bandit.kernels.scoring import best_actions, best_of, block_moments, plane_scores, score_moments
+from bandit.kernels.scoring import (
+    best_actions,
+    best_of,
+    block_moments,
+    narrow_moments,
+    plane_scores,
+    score_moments,
+)
 from bandit.kernels.streams import fill_normals
 
 BLOCK = 64
 """Contexts that are scored together."""
 
 
-@kernel
+@inlined_kernel
 def scale_of(state: Floats) -> float:
     """Give what multiplies a spread: exploration times the noise's standard deviation.
 
-    ``state : (9,)`` holds shape and scale of the noise, its variance if known (or 0),
-    exploration, the four words of the stream, and 1 for a logistic model (0 if not): one array,
-    since each costs a call 0.1 us.
+    ``state : (7,)`` holds shape and scale of the noise, its variance if known (or 0),
+    exploration, 1 for a logistic model (0 if not), and the bits of the stream's four words: one
+    array, since each costs a call 0.1 us.
     """
     variance = state[2] if state[2] > 0.0 else state[1] / state[0]
     scale: float = state[3] * math.sqrt(variance)
     return scale
 
 
-@kernel
+@inlined_kernel
 def stream_of(state: Floats) -> Words:
     """Give the four words of the stream."""
-    words = np.empty(4, dtype=np.uint32)
-    for i in range(4):
-        words[i] = np.uint32(state[4 + i])
-    return words
+    return state[5:7].view(np.uint32)
 
 
 @kernel
@@ -80,7 +84,7 @@ def learn_arm(
     arms : (d + d (d + 1) / 2, k)
         Means over packed triangular roots W of the covariances ``W'W`` in units of the noise,
         arm-minor; the arm's column is changed in place.
-    state : (9,)
+    state : (7,)
         As in ``scale_of``; shape and scale are changed in place.
 
     Notes
@@ -95,7 +99,7 @@ def learn_arm(
     for i in range(d):
         mean += x[i] * arms[i, arm]
     row, gain = np.empty(d), np.zeros(d)
-    pull, is_binary = reward - mean, state[8] > 0.0
+    pull, is_binary = reward - mean, state[4] > 0.0
     if is_binary:
         variance, n = 0.0, d
         for i in range(d):
@@ -138,27 +142,42 @@ def learn_arms(x: Floats, arm: Ints, reward: Floats, arms: Floats, state: Floats
         learn_arm(x[t], arm[t], reward[t], 1.0, arms, state)
 
 
+@inlined_kernel
+def perturb(number: int, state: Floats, room: Floats) -> None:
+    """Add noise to the scores in ``room : (3, k)``: means, then spreads, then space for normals."""
+    fill_normals(stream_of(state), number << 20, room[2])
+    scale = scale_of(state)
+    for a in range(room.shape[1]):
+        room[0, a] += (scale * room[1, a]) * room[2, a]
+
+
 @kernel
 def score_arms(x: Floats, number: int, arms: Floats, state: Floats) -> Floats:
     """Draw every arm's score, shape (k,): decision ``number`` of the stream."""
-    d, k = x.shape[0], arms.shape[1]
-    centre, spread, z = np.empty(k), np.empty(k), np.empty(k)
-    score_moments(x, arms[:d], arms[d:], centre, spread)
-    fill_normals(stream_of(state), number << 20, z)
-    scale = scale_of(state)
-    for a in range(k):
-        centre[a] += (scale * spread[a]) * z[a]
-    return centre
+    d, room = x.shape[0], np.empty((3, arms.shape[1]))
+    score_moments(x, arms[:d], arms[d:], room[0], room[1])
+    perturb(number, state, room)
+    scores: Floats = room[0]
+    return scores
 
 
 @kernel
-def draw_arm(x: Floats, eligible: Bools, number: int, arms: Floats, state: Floats) -> int:
-    """Thompson sampling among independent arms."""
+def draw_arm(x: Floats, eligible: Bools | None, number: int, arms: Floats, state: Floats) -> int:
+    """Thompson sampling among independent arms; None finds all eligible, 0.1 us faster."""
     return best_of(score_arms(x, number, arms, state), eligible)
 
 
 @kernel
-def draw_arms(x: Floats, eligible: Bools, number: int, arms: Floats, state: Floats) -> Ints:
+def draw_few(x: Floats, eligible: Bools | None, number: int, arms: Floats, state: Floats) -> int:
+    """``draw_arm`` for fewer than 8 arms, bit for bit and 0.1 us faster: nothing is called."""
+    d, room = x.shape[0], np.empty((3, arms.shape[1]))
+    narrow_moments(x, arms[:d], arms[d:], room[0], room[1])
+    perturb(number, state, room)
+    return best_of(room[0], eligible)
+
+
+@kernel
+def draw_arms(x: Floats, eligible: Bools | None, number: int, arms: Floats, state: Floats) -> Ints:
     """Decide as ``draw_arm`` does for contexts ``x : (n, d)``, numbers counting up, bit for bit."""
     n, d = x.shape
     k = arms.shape[1]
@@ -222,7 +241,7 @@ def learn_shared(
             total += row[index[i]] * value[i]
         v[j] = total
         variance += total * total
-    pull, is_binary = reward - predicted, state[8] > 0.0
+    pull, is_binary = reward - predicted, state[4] > 0.0
     if is_binary:
         pull, curvature = newton_site(predicted, weight * variance, reward)
         weight *= curvature

@@ -4,24 +4,38 @@ import math
 
 import numpy as np
 
-from bandit.kernels.compiling import Bools, Floats, Ints, kernel
+from bandit.kernels.compiling import Bools, Floats, Ints, inlined_kernel, kernel
 from bandit.kernels.layouts import Planes, Terms
 
 
-@kernel
+@inlined_kernel
 def narrow_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread: Floats) -> None:
-    """``score_moments``, bit for bit, where a few arms would leave vectors mostly empty."""
+    """``score_moments``, bit for bit, where a few arms would leave vectors mostly empty.
+
+    Four arms at a time, in registers; the last four may have been scored before.
+    """
     d, k = mean.shape
-    for a in range(k):
-        m, q, n = 0.0, 0.0, 0
+    for start in range(0, k, 4):
+        first = max(min(start, k - 4), 0)  # unsigned, so that no index asks whether it is negative
+        a, b = np.uint64(first), np.uint64(min(first + 1, k - 1))
+        c, e = np.uint64(min(first + 2, k - 1)), np.uint64(min(first + 3, k - 1))
+        m0, m1, m2, m3 = 0.0, 0.0, 0.0, 0.0
+        q0, q1, q2, q3 = 0.0, 0.0, 0.0, 0.0
+        n = 0
         for i in range(d):
-            m += x[i] * mean[i, a]
-            part = 0.0
+            xi = x[i]
+            m0, m1 = m0 + xi * mean[i, a], m1 + xi * mean[i, b]
+            m2, m3 = m2 + xi * mean[i, c], m3 + xi * mean[i, e]
+            p0, p1, p2, p3 = 0.0, 0.0, 0.0, 0.0
             for j in range(i + 1):
-                part += x[j] * root[n + j, a]
+                xj, r = x[j], n + j
+                p0, p1 = p0 + xj * root[r, a], p1 + xj * root[r, b]
+                p2, p3 = p2 + xj * root[r, c], p3 + xj * root[r, e]
             n += i + 1
-            q += part * part
-        centre[a], spread[a] = m, math.sqrt(q)
+            q0, q1, q2, q3 = q0 + p0 * p0, q1 + p1 * p1, q2 + p2 * p2, q3 + p3 * p3
+        centre[a], centre[b], centre[c], centre[e] = m0, m1, m2, m3
+        spread[a], spread[b] = math.sqrt(q0), math.sqrt(q1)
+        spread[c], spread[e] = math.sqrt(q2), math.sqrt(q3)
 
 
 @kernel
@@ -359,11 +373,11 @@ def best_columns(
                 chosen[t], held[t] = grid[rows[t], s], score[t]
 
 
-@kernel
-def best_of(scores: Floats, eligible: Bools) -> int:
-    """Give the best eligible index, the first among equals."""
+@inlined_kernel
+def best_of(scores: Floats, eligible: Bools | None) -> int:
+    """Give the best eligible index, the first among equals; None stands for all."""
     best, chosen = -np.inf, -1
     for a in range(scores.shape[0]):
-        if eligible[a] and (chosen < 0 or scores[a] > best):
+        if (eligible is None or eligible[a]) and (chosen < 0 or scores[a] > best):
             best, chosen = scores[a], a
     return chosen
