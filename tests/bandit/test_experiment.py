@@ -94,6 +94,47 @@ def _vector(decision: Decision) -> list[float]:
     return [] if decision.propensities is None else decision.propensities.tolist()
 
 
+# --- whose snapshot ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"name": "other"},
+        {"actions": {"variants": ["b", "a"], "channels": ["x", "y"]}},
+        {"actions": {"variants": ["a", "b", "c"], "channels": ["x", "y"]}},
+        {"context": [{"name": "vip", "kind": "flag", "required": True}]},
+        {"policy": FORMS["disjoint"]},
+        {"policy": FORMS["beta"]},
+    ],
+    ids=["name", "order", "levels", "width", "terms", "posterior"],
+)
+def test_a_snapshot_of_another_experiment_is_refused(parts: dict[str, object]):
+    of, (other, snapshot) = experiment(), ready(**parts)
+    who = {"decision_id": request(1), "customer": b"c"}
+    with pytest.raises(InvalidInputError, match="was not published by") as caught:
+        of.decide(snapshot, {"vip": True}, **who)  # type: ignore[arg-type]
+    assert caught.value.field == "snapshot"
+    with pytest.raises(InvalidInputError, match="was not published by"):
+        of.decide_slate(snapshot, {"vip": True}, size=2, **who)  # type: ignore[arg-type]
+    assert other.decide(snapshot, {"vip": True}, **who)  # type: ignore[arg-type]
+
+
+def test_a_snapshot_of_the_same_experiment_built_again_is_taken():
+    (_, snapshot), again = ready(), experiment()
+    assert ask(again, snapshot, Group.BANDIT).propensity > 0.0
+
+
+def test_a_snapshot_from_before_levels_were_added_is_refused():
+    of, snapshot = ready()
+    variants = ["a", "b", {"name": "c", "generation": 1}]
+    edited = experiment(actions={"variants": variants, "channels": ["x", "y"]}).spec
+    after, posterior = of.revise(learned(of), edited)
+    with pytest.raises(InvalidInputError, match="present levels"):
+        ask(after, snapshot, Group.BANDIT)
+    assert ask(after, after.publish(posterior, version=8), Group.BANDIT).action is not None
+
+
 # --- one request, one answer ------------------------------------------------------------
 
 
