@@ -21,7 +21,8 @@ from bandit.spec import ExperimentSpec
 
 LEAST_REWARDS = 10
 _SCALES = np.log([1e-3, 1e3])  # the ranges of Term.prior_sd and Noise.sd
-_NOISES = np.log([1e-15, 1e15])
+_NOISE_SD = (1e-15, 1e15)
+_NOISES = np.log(_NOISE_SD)
 _LEAST_SIZE = 1e-12
 
 
@@ -121,7 +122,7 @@ def _fit_gaussian(spec: ExperimentSpec, posterior: GaussianPosterior) -> Fit:
     choices = [
         [_rounded(float(value)) for value in np.exp(found)],
         [*declared, _rounded(math.exp(start[-1]))],
-        [*declared, min(max(noise, float(least[-1])), float(most[-1]))],
+        [*declared, float(np.clip(noise, *_NOISE_SD))],
     ]
     best = max(choices, key=lambda one: evidence.value(np.log(one)))  # the first among equals
     *scales, sd = best

@@ -305,7 +305,7 @@ class Experiment:
         -----
         Customers of the no-contact group are never sent anything, not even a fallback.
         """
-        if snapshot.model_id is not self._model_id:  # it is, where this very object published
+        if snapshot.model_id != self._model_id:
             self.check_snapshot(snapshot)
         if not questions:
             return []

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
@@ -18,7 +19,7 @@ from bandit.errors import InvalidInputError
 from bandit.experiment import Experiment, Question
 from bandit.posterior import Posterior
 from bandit.snapshot import Snapshot
-from bandit.spec_file import from_data
+from bandit.spec_file import from_data, parse, to_json
 
 SECRET = b"sixteen bytes or more"
 GOLDEN = Path(__file__).parents[1] / "golden/decisions-1.json"
@@ -133,6 +134,15 @@ def test_a_snapshot_from_before_levels_were_added_is_refused():
     with pytest.raises(InvalidInputError, match="present levels"):
         ask(after, snapshot, Group.BANDIT)
     assert ask(after, after.publish(posterior, version=8), Group.BANDIT).action is not None
+
+
+def test_an_experiment_read_from_its_store_takes_an_edit_that_leaves_defaults_out():
+    declared = experiment(policy={}).spec
+    of = Experiment(parse(to_json(declared), "json"), secret=SECRET)
+    assert of.spec != declared
+    after, posterior = of.revise(learned(of), replace(declared, description="new"))
+    assert after.spec.description == "new"
+    assert posterior.count == 40
 
 
 # --- one request, one answer ------------------------------------------------------------
