@@ -93,6 +93,7 @@ class Experiment:
         self.spec = spec
         self.secret = secret
         self._uniform = Uniform()
+        self._model_id = spec.model_id
 
     @cached_property
     def baseline(self) -> int | None:
@@ -131,7 +132,23 @@ class Experiment:
             exploration=policy.exploration,
             draws=policy.draws,
             stream=rng.snapshot_stream(self.secret, self.spec.name, posterior.seq),
+            model_id=self._model_id,
         )
+
+    def check_snapshot(self, snapshot: Snapshot) -> None:
+        """Refuse a snapshot that was published of another experiment, or before levels changed.
+
+        Raises
+        ------
+        InvalidInputError
+            With the path ``snapshot``.
+        """
+        if snapshot.model_id != self._model_id:
+            raise InvalidInputError(
+                f"was not published by experiment {self.spec.name!r} with its present levels, "
+                "terms and context; publish the posterior again",
+                field="snapshot",
+            )
 
     def learn(  # noqa: PLR0913  the front door names its parts
         self,
@@ -228,8 +245,8 @@ class Experiment:
         """
         revision.check_revision(self.spec, spec)
         after = type(self)(spec, secret=self.secret)
-        old, new = self.spec.features, spec.features
-        return after, revision.grow(posterior, after.prior(), old, new)
+        models = (self.spec.features, spec.features) if spec.has_weights else (None, None)
+        return after, revision.grow(posterior, after.prior(), *models)
 
     def group(self, customer: bytes) -> Group:
         """Give a customer's traffic group."""
@@ -250,7 +267,8 @@ class Experiment:
         Raises
         ------
         InvalidInputError
-            For a context that does not fit the schema, or an exclusion of an unknown level.
+            For a context that does not fit the schema, an exclusion of an unknown level, or a
+            snapshot of another experiment.
         """
         row = self.spec.schema.row(context)
         question = Question(decision_id, customer, row, exclusions)
@@ -281,12 +299,14 @@ class Experiment:
         Raises
         ------
         InvalidInputError
-            If an exclusion names an unknown level.
+            If an exclusion names an unknown level, or the snapshot is of another experiment.
 
         Notes
         -----
         Customers of the no-contact group are never sent anything, not even a fallback.
         """
+        if snapshot.model_id != self._model_id:
+            self.check_snapshot(snapshot)
         if not questions:
             return []
         groups = [self.group(q.customer) for q in questions]

@@ -21,13 +21,12 @@ from bandit.experiment import Experiment
 from bandit.features import INTERCEPT, WAVES, FeatureMap
 from bandit.kernels import moments
 from bandit.kernels.compiling import Bools, Floats
-from bandit.policy import ActionName
+from bandit.policy import WITHOUT_MODEL, ActionName
 from bandit.posterior import BetaBernoulliPosterior, Moments, Posterior
 from bandit.snapshot import Asked, Snapshot
 
 BASELINE, NON_LINEAR = "(baseline)", "(non-linear)"
 UNITS = {"gaussian": "outcome", "logistic": "log-odds", "beta_bernoulli": "rate"}
-_WITHOUT_MODEL = ("uniform", "fixed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +284,11 @@ class Explainer:
     snapshot
         Published of it; None publishes it again, which gives the same.
 
+    Raises
+    ------
+    InvalidInputError
+        If the posterior or the snapshot is of another experiment.
+
     Notes
     -----
     Costs one publication and one ``moments`` when built, O(weights**2) an explanation.
@@ -295,7 +299,26 @@ class Explainer:
     ) -> None:
         self._spec = experiment.spec
         self._posterior = posterior
-        self._belief = (snapshot or experiment.publish(posterior, version=0)).belief
+        self._check_posterior()
+        published = snapshot or experiment.publish(posterior, version=0)
+        experiment.check_snapshot(published)
+        self._belief = published.belief
+
+    def _check_posterior(self) -> None:
+        """Refuse a posterior over other actions or weights."""
+        spec, posterior = self._spec, self._posterior
+        fits = (posterior.kind, posterior.actions) == (spec.policy.posterior, spec.actions.size)
+        if fits and isinstance(posterior, _Linear):
+            mine, given = spec.features, posterior.features
+            fits = (mine.terms, mine.width) == (given.terms, given.width) and all(
+                [level.name for level in one] == [level.name for level in other]
+                for one, other in zip(mine.space.factors, given.space.factors, strict=True)
+            )
+        if not fits:
+            raise InvalidInputError(
+                f"is not one of experiment {spec.name!r}: its kind, actions or weights differ",
+                field="posterior",
+            )
 
     @cached_property
     def _scores(self) -> _LinearScores | _RateScores:
@@ -328,14 +351,11 @@ class Explainer:
         Raises
         ------
         InvalidInputError
-            If the row has another length, or the policy's action is excluded: then these are
-            not the exclusions that were decided with.
+            If the row or the decision does not fit the experiment, or the policy's action is
+            excluded: then these are not the exclusions that were decided with.
         """
-        packed = np.asarray(row, dtype=np.float64).reshape(1, -1)
-        if packed.shape[1] != len(self._spec.context):
-            raise InvalidInputError(
-                f"holds {packed.shape[1]} numbers, needs {len(self._spec.context)}", field="row"
-            )
+        packed = self._packed(row)
+        self._check_decision(decision)
         mask = self._spec.actions.eligible(exclusions)
         action, by = decision.action, self._chosen_by(decision)
         if action is not None and not mask[action]:
@@ -366,11 +386,45 @@ class Explainer:
             removed=self._removed(exclusions),
         )
 
+    def _packed(self, row: Sequence[float] | Floats) -> Floats:
+        """Give a row that the context's schema could have given, shape (1, fields)."""
+        schema = self._spec.schema
+        try:
+            packed = np.array(row, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"is no list of numbers: {error}", field="row") from None
+        if packed.shape != (len(schema.fields),):
+            raise InvalidInputError(
+                f"has shape {packed.shape}, needs ({len(schema.fields)},): a number for each field",
+                field="row",
+            )
+        packed = packed.reshape(1, -1)
+        if not self._spec.encoder.takes(packed):
+            try:
+                schema.check_rows(packed)
+            except InvalidInputError as error:
+                path = f"row{error.field.removeprefix('[0]')}"
+                raise InvalidInputError(error.message, field=path) from None
+            raise InvalidInputError("does not fit the context's schema", field="row")
+        return packed
+
+    def _check_decision(self, decision: Decision) -> None:
+        size, p = self._spec.actions.size, decision.propensities
+        if decision.action is not None and decision.action >= size:
+            raise InvalidInputError(
+                f"chose action {decision.action}, and this experiment has {size}",
+                field="decision.action",
+            )
+        if p is not None and np.shape(p) != (size,):
+            raise InvalidInputError(
+                f"has shape {np.shape(p)}, needs ({size},)", field="decision.propensities"
+            )
+
     def _chosen_by(self, decision: Decision) -> str:
         if decision.reason is not Reason.POLICY:
             return decision.reason.name.lower()
         kind = self._spec.policy.kind
-        return kind if kind in _WITHOUT_MODEL else "model"
+        return kind if kind in WITHOUT_MODEL else "model"
 
     def _best(self, x: Floats, mask: Bools) -> Floats:
         """Give every action's probability of being the best of the eligible, shape (k,)."""

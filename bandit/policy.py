@@ -30,6 +30,7 @@ KINDS = (
     "fixed",
 )
 
+WITHOUT_MODEL = ("uniform", "fixed")
 POSTERIORS = ("gaussian", "logistic", "beta_bernoulli")
 MAX_DRAWS = 16_384
 _OWN = {
@@ -199,10 +200,7 @@ def build(spec: PolicySpec, space: ActionSpace, *, is_joint: bool) -> Policy:
     if spec.action is not None:
         return _fixed(spec.action, space)
     eligible = int(np.count_nonzero(space.mask))
-    floor = spec.floor
-    if floor is None:
-        is_drawn = is_joint and spec.kind in ("thompson_sampling", "top_two")
-        floor = 1.0 / (spec.draws * eligible) if is_drawn else 0.0
+    floor = resolved_floor(spec, space, is_joint=is_joint)
     if floor * eligible >= 1.0:
         raise InvalidInputError(
             f"{floor} times {eligible} actions leaves no room to choose; use less than "
@@ -220,6 +218,14 @@ def build(spec: PolicySpec, space: ActionSpace, *, is_joint: bool) -> Policy:
             return Softmax(spec.temperature, floor)
         case _:
             return ThompsonSampling(floor)
+
+
+def resolved_floor(spec: PolicySpec, space: ActionSpace, *, is_joint: bool) -> float:
+    """Give the declared floor, or its default; see ``build``."""
+    if spec.floor is not None:
+        return spec.floor
+    is_drawn = is_joint and spec.kind in ("thompson_sampling", "top_two")
+    return 1.0 / (spec.draws * int(np.count_nonzero(space.mask))) if is_drawn else 0.0
 
 
 def _fixed(name: ActionName, space: ActionSpace) -> Policy:

@@ -201,6 +201,10 @@ class Posterior(ABC):
         self.seq, self.count = seq, count
 
 
+_NOISE = {"sd": (1e-15, 1e15), "shape": (1e-9, 1e9), "scale": (1e-40, 1e40)}
+"""Limits; those of the scale leave room for what ``scale_for`` gives."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
     """What is believed about the reward noise.
@@ -208,7 +212,7 @@ class Noise:
     Parameters
     ----------
     sd
-        Known standard deviation of the noise in the reward's unit; None learns it.
+        Known standard deviation of the noise in the reward's unit, 1e-15 to 1e15; None learns it.
     shape, scale
         Inverse-gamma prior of the noise variance when it is learned (a0, b0). A scale of None
         stands for ``shape`` times a tenth of the square of the outcome's range: noise that is
@@ -218,7 +222,7 @@ class Noise:
     Raises
     ------
     InvalidInputError
-        If a value is not positive.
+        If a value is out of range, or both ``sd`` and ``scale`` are given.
     """
 
     sd: float | None = None
@@ -226,16 +230,22 @@ class Noise:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("sd", "shape", "scale"):
+        for name, (least, most) in _NOISE.items():
             value = getattr(self, name)
-            if value is not None and not 1e-9 <= value <= 1e9:
-                raise InvalidInputError(f"must be in [1e-9, 1e9], got {value}", field=name)
+            if value is not None and not least <= value <= most:
+                raise InvalidInputError(f"must be in [{least}, {most}], got {value}", field=name)
+        if self.sd is not None and self.scale is not None:
+            raise InvalidInputError(
+                "is the prior of a noise that is learned, and sd says that it is known; give one "
+                "of them",
+                field="scale",
+            )
 
     def scale_for(self, outcome_range: float = 1.0) -> float:
         """Give the scale, for outcomes that may differ by ``outcome_range``."""
         if self.scale is not None:
             return self.scale
-        return self.shape * 0.1 * outcome_range * outcome_range
+        return max(self.shape * 0.1 * outcome_range * outcome_range, _NOISE["scale"][0])
 
 
 class Moments(NamedTuple):

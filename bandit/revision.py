@@ -66,8 +66,7 @@ def check_revision(old: ExperimentSpec, new: ExperimentSpec) -> None:
                 "a new experiment",
                 field=f"policy.{part.name}",
             )
-    has_weights = old.policy.posterior != "beta_bernoulli"
-    if has_weights and old.features.terms != new.features.terms:
+    if old.has_weights and old.features.terms != new.features.terms:
         raise InvalidInputError(
             f"would change from {_listed(old)} to {_listed(new)}; declare the old ones in "
             "policy.terms, or create a new experiment",
@@ -143,7 +142,9 @@ def weight_places(old: FeatureMap, new: FeatureMap) -> Ints:
     return np.concatenate(places)
 
 
-def grow(posterior: Posterior, empty: Posterior, old: FeatureMap, new: FeatureMap) -> Posterior:
+def grow(
+    posterior: Posterior, empty: Posterior, old: FeatureMap | None, new: FeatureMap | None
+) -> Posterior:
     """Give the posterior of the revised experiment: old statistics at their new places.
 
     Parameters
@@ -153,7 +154,7 @@ def grow(posterior: Posterior, empty: Posterior, old: FeatureMap, new: FeatureMa
     empty
         Prior of the experiment after, which is filled and returned.
     old, new
-        Their weights, for specifications that passed ``check_revision``.
+        Their weights, for specifications that passed ``check_revision``; None if they have none.
 
     Returns
     -------
@@ -170,8 +171,7 @@ def grow(posterior: Posterior, empty: Posterior, old: FeatureMap, new: FeatureMa
     O(b m**2). Statistics whose shape does not depend on the levels are taken over as they are;
     those that name actions stay right because indices never move.
     """
-    has_weights = any("weight" in _AXES.get(name, ()) for name in empty.arrays())
-    places = weight_places(old, new) if has_weights else None
+    places = None if old is None or new is None else weight_places(old, new)
     filled: dict[str, Floats] = {}
     for name, target in empty.arrays().items():
         source = posterior.arrays()[name]

@@ -206,16 +206,25 @@ class Snapshot:
         Outcomes folded.
     belief
         What policies read.
+    model_id
+        Of the experiment that it decides for: ``ExperimentSpec.model_id``.
     """
 
     version: int
     seq: int
     count: int
     belief: Belief
+    model_id: bytes = b""
 
 
-def publish(
-    posterior: Posterior, *, version: int, exploration: float, draws: int, stream: Words
+def publish(  # noqa: PLR0913  named, and all but the posterior come from the experiment
+    posterior: Posterior,
+    *,
+    version: int,
+    exploration: float,
+    draws: int,
+    stream: Words,
+    model_id: bytes = b"",
 ) -> Snapshot:
     """Derive from the posterior what decisions read.
 
@@ -227,6 +236,8 @@ def publish(
         Size of the sample bank, where one is used.
     stream
         Name of the bank's random stream.
+    model_id
+        Of the experiment; without it policies can read the belief, but no experiment takes it.
 
     Notes
     -----
@@ -239,7 +250,7 @@ def publish(
             belief = _beta(posterior, exploration)
         case _:
             raise BanditError(f"no published form for {type(posterior).__name__}")
-    return Snapshot(version, posterior.seq, posterior.count, belief)
+    return Snapshot(version, posterior.seq, posterior.count, belief, model_id)
 
 
 def _gaussian(

@@ -4,7 +4,8 @@ The file a user writes, the message that creates an experiment and what the simu
 are this one thing; ``bandit.spec_file`` reads and writes it.
 """
 
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from bandit.actions import ActionSpace, check_name
@@ -14,7 +15,7 @@ from bandit.errors import BanditError, InvalidInputError, NotFoundError
 from bandit.features import Encoder, FeatureMap, default_terms
 from bandit.groups import Groups
 from bandit.outcome import OutcomeRule
-from bandit.policy import ActionName, PolicySpec, build
+from bandit.policy import WITHOUT_MODEL, ActionName, PolicySpec, build, resolved_floor
 
 MAX_DRAWN = 16_000_000
 MAX_POOLED = 100_000_000
@@ -117,6 +118,8 @@ class ExperimentSpec:
                 "is required when groups.baseline is positive", field="baseline"
             )
         for name, part in (("context", "schema"), ("policy", "features"), ("policy", "chooser")):
+            if part == "features" and not self.has_weights:
+                continue
             try:
                 getattr(self, part)
             except BanditError as error:
@@ -129,6 +132,7 @@ class ExperimentSpec:
             )
         self._check_rates()
         self._check_pooled()
+        self._check_fourier()
 
     def _check_action(self, name: str, action: ActionName) -> None:
         try:
@@ -163,7 +167,14 @@ class ExperimentSpec:
             )
 
     def _check_pooled(self) -> None:
-        if not self.policy.pooled or self.policy.posterior == "beta_bernoulli":
+        if not self.policy.pooled:
+            return
+        if self.actions.size == 1:
+            raise InvalidInputError(
+                "needs two actions or more: one has nothing in common with others",
+                field="policy.pooled",
+            )
+        if not self.has_weights:
             return
         if self.policy.posterior == "logistic":
             raise InvalidInputError(
@@ -181,6 +192,14 @@ class ExperimentSpec:
             raise InvalidInputError(
                 f"takes at most {MAX_POOLED:,} actions x features**3, these are {work:,}",
                 field="policy.pooled",
+            )
+
+    def _check_fourier(self) -> None:
+        if self.policy.fourier is not None and not self.features.crossed.any():
+            raise InvalidInputError(
+                "does nothing where no term names the context; add context to one of policy.terms, "
+                "or leave fourier out",
+                field="policy.fourier",
             )
 
     @cached_property
@@ -202,10 +221,45 @@ class ExperimentSpec:
             width=self.encoder.width,
         )
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the posterior is over weights of features; else ``features`` has no use."""
+        return self.policy.posterior != "beta_bernoulli"
+
     @cached_property
     def is_joint(self) -> bool:
         """Whether actions share weights, so that propensities come from joint draws."""
-        return self.policy.posterior != "beta_bernoulli" and not self.features.is_disjoint
+        return self.has_weights and not self.features.is_disjoint
+
+    @cached_property
+    def full_policy(self) -> PolicySpec:
+        """The policy with its derived defaults written out: terms, floor, noise scale.
+
+        It decides the same, bit for bit, also where a later release has other defaults.
+        """
+        policy, noise = self.policy, self.policy.noise
+        if policy.posterior == "gaussian" and noise.sd is None:
+            noise = replace(noise, scale=noise.scale_for(self.outcome.range))
+        floor = policy.floor
+        if policy.kind not in WITHOUT_MODEL:
+            floor = resolved_floor(policy, self.actions, is_joint=self.is_joint)
+        terms = self.features.terms if self.has_weights else ()
+        return replace(policy, terms=terms, noise=noise, floor=floor)
+
+    @cached_property
+    def model_id(self) -> bytes:
+        """What a belief is about, as 16 bytes: this name, these levels, terms and features.
+
+        Retiring a level, and whatever else leaves scores and indices alone, does not change it.
+        """
+        policy = self.policy
+        levels = [
+            [(level.name, level.attributes, level.generation) for level in factor]
+            for factor in self.actions.factors
+        ]
+        terms = self.features.terms if self.has_weights else ()
+        parts = (self.name, policy.posterior, levels, self.context, terms, policy.fourier)
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
 
     @cached_property
     def chooser(self) -> Policy:

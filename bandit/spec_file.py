@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bandit.errors import BanditError, InvalidInputError
+from bandit.policy import PolicySpec
 from bandit.spec import ExperimentSpec
 
 MAX_BYTES = 1_000_000
@@ -28,6 +29,7 @@ class _Document(BaseModel):
 
 
 _EXPORT = TypeAdapter(ExperimentSpec)
+_POLICY = TypeAdapter(PolicySpec)
 
 
 def parse(text: str, form: str) -> ExperimentSpec:
@@ -87,9 +89,11 @@ def _check_size(text: str) -> None:
 def to_data(spec: ExperimentSpec) -> dict[str, Any]:
     """Give a specification as nested dicts and lists; defaults are written out.
 
-    Of a level only what is not the default, for there may be thousands.
+    That includes those derived from other parts (``ExperimentSpec.full_policy``), so what is stored
+    decides the same for ever. Of a level only what is not the default, for there may be thousands.
     """
     data: dict[str, Any] = _EXPORT.dump_python(spec, mode="json", exclude_none=True)
+    data["policy"] = _POLICY.dump_python(spec.full_policy, mode="json", exclude_none=True)
     for levels in map(data["actions"].get, _LEVELS):
         for level in levels:
             level["attributes"] = dict(level["attributes"])

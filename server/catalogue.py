@@ -7,7 +7,14 @@ from typing import NamedTuple
 from sqlalchemy import func, insert, null, select, update
 from sqlalchemy.engine import Connection
 
-from bandit.errors import ConflictError, CorruptionError, NotFoundError, StateError
+from bandit import spec_file
+from bandit.errors import (
+    ConflictError,
+    CorruptionError,
+    InvalidInputError,
+    NotFoundError,
+    StateError,
+)
 from server.schema import AnyRow, experiments, facts, snapshots
 
 KEPT_POSTERIORS = 3
@@ -57,7 +64,7 @@ def add_experiment(  # noqa: PLR0913
         select(experiments).where(columns.tenant == tenant, columns.request_id == request_id)
     ).first()
     if before is not None:
-        if before.spec != spec:
+        if not _is_same(before.spec, spec):
             raise ConflictError(
                 f"request id {request_id!r} was used before with another specification",
                 field="request_id",
@@ -81,6 +88,16 @@ def add_experiment(  # noqa: PLR0913
         "closed_seq": 0,
     }
     return connection.execute(insert(experiments).returning(experiments), row).one()
+
+
+def _is_same(stored: str, spec: str) -> bool:
+    """Compare specifications; one that was stored with less spelled out is as good."""
+    if stored == spec:
+        return True
+    try:
+        return spec_file.to_json(spec_file.parse(stored, "json")) == spec
+    except InvalidInputError:
+        return False
 
 
 def find_experiment(connection: Connection, tenant: str, name: str) -> AnyRow | None:

@@ -38,8 +38,10 @@ class Planes(NamedTuple):
     ----------
     homes : (t,)
         Plane of each term, or -1 for one that is the same for every action.
-    places : (t, max(sizes))
-        Cell of a term in each cell of its plane.
+    users : (t, max(sizes))
+        Cells of a term's plane, sorted by the term's cell that they use.
+    begins : (t, max(counts) + 1)
+        Where in ``users`` those of each of the term's cells begin.
     cells : (p, k)
         Cell of every action in each plane; at most three planes.
     sizes : (p,)
@@ -54,7 +56,8 @@ class Planes(NamedTuple):
     """
 
     homes: Cells
-    places: Cells
+    users: Cells
+    begins: Cells
     cells: Cells
     sizes: Ints
     grid: Cells

@@ -214,14 +214,13 @@ def plane_scores(x: Floats, bank: Floats, terms: Terms, planes: Planes, out: Flo
                 weights = bank[first + cell]
             else:
                 mix(x, bank[first + cell * width : first + (cell + 1) * width], level)
-            for c in range(planes.sizes[home]):
-                if planes.places[j, c] == cell:
-                    row = out[start + c]
-                    if begun[home]:
-                        for t in range(row.shape[0]):
-                            row[t] += weights[t]
-                    else:
-                        row[:] = weights
+            for i in range(planes.begins[j, cell], planes.begins[j, cell + 1]):
+                row = out[start + planes.users[j, i]]
+                if begun[home]:
+                    for t in range(row.shape[0]):
+                        row[t] += weights[t]
+                else:
+                    row[:] = weights
         begun[home] = True
 
 

@@ -188,6 +188,66 @@ def test_units_do_not_matter(unit: float):
     assert found.after == pytest.approx(same.after - 300 * np.log(unit), abs=0.01)
 
 
+@every_model
+@settings(max_examples=10)
+@given(seed=SEEDS, power=st.integers(-36, 46))
+def test_rewards_of_any_size_give_the_same_fit(
+    terms: list[dict[str, object]], seed: int, power: int
+):
+    """From 1e-11 to 1e14: the same scales, and the noise in the rewards' unit."""
+    of, unit = spec(terms), 2.0**power
+    rows, actions, rewards = simulate(of, 200, scales=[0.5] * len(terms), noise=0.3, seed=seed)
+    found, same = fit(of, rows, actions, rewards * unit), fit(of, rows, actions, rewards)
+    assert same.noise_sd is not None
+    assert found.prior_sd == pytest.approx(same.prior_sd, rel=1e-3)
+    assert found.noise_sd == pytest.approx(unit * same.noise_sd, rel=1e-3)
+    assert found.after >= found.before
+    assert found.at_limit == same.at_limit
+
+
+@every_model
+@settings(max_examples=15)
+@given(
+    seed=SEEDS,
+    power=st.integers(-11, 14),
+    offset=st.sampled_from([0.0, 1e3, 1e9]),
+    noise=st.sampled_from([0.0, 1e-6, 1.0]),
+)
+def test_a_fit_is_never_worse_than_what_was_declared(
+    terms: list[dict[str, object]], seed: int, power: int, offset: float, noise: float
+):
+    of = spec(terms)
+    parts = simulate(of, 60, scales=[0.5] * len(terms), noise=1.0, seed=seed)
+    shaken = np.random.default_rng(seed).standard_normal(60)
+    rewards = 10.0**power * np.clip(parts[2] + offset + noise * shaken, -9.0, 9.0)
+    if np.ptp(rewards) == 0.0:
+        rewards[0] = 0.0
+    found = fit(of, *parts[:2], rewards)
+    assert np.isfinite([found.before, found.after]).all()
+    assert found.after >= found.before
+    again = fit(found.spec, *parts[:2], rewards)
+    assert again.after >= again.before
+
+
+def test_a_value_at_its_limit_is_named():
+    of = spec(SHARED)
+    random = np.random.default_rng(8)
+    rows, actions = random.uniform(-1, 1, (300, 1)), random.integers(0, 6, 300)
+    found = fit(of, rows, actions, random.standard_normal(300))
+    least = [i for i, scale in enumerate(found.prior_sd) if scale == 1e-3]
+    assert least
+    assert found.at_limit == tuple(f"policy.terms[{i}].prior_sd" for i in least)
+    told = fit(of, *simulate(of, 3_000, scales=[0.5] * 4, noise=0.3, seed=9))
+    assert "policy.noise.sd" not in told.at_limit
+
+
+@pytest.mark.parametrize("unit", [1e-13, 1e-200])
+def test_rewards_too_small_for_any_noise_are_refused(unit: float):
+    with pytest.raises(InvalidInputError, match="smaller unit") as caught:
+        tried(spec(SHARED), 60, unit * np.arange(60.0) / 60)
+    assert caught.value.field == "rewards"
+
+
 def test_a_fit_without_noise_stays_in_range():
     of = spec(OWN)
     rows = np.linspace(-1, 1, 40)[:, None]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
@@ -18,7 +19,7 @@ from bandit.errors import InvalidInputError
 from bandit.experiment import Experiment, Question
 from bandit.posterior import Posterior
 from bandit.snapshot import Snapshot
-from bandit.spec_file import from_data
+from bandit.spec_file import from_data, parse, to_json
 
 SECRET = b"sixteen bytes or more"
 GOLDEN = Path(__file__).parents[1] / "golden/decisions-1.json"
@@ -92,6 +93,56 @@ def same(one: Decision, two: Decision) -> bool:
 
 def _vector(decision: Decision) -> list[float]:
     return [] if decision.propensities is None else decision.propensities.tolist()
+
+
+# --- whose snapshot ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"name": "other"},
+        {"actions": {"variants": ["b", "a"], "channels": ["x", "y"]}},
+        {"actions": {"variants": ["a", "b", "c"], "channels": ["x", "y"]}},
+        {"context": [{"name": "vip", "kind": "flag", "required": True}]},
+        {"policy": FORMS["disjoint"]},
+        {"policy": FORMS["beta"]},
+    ],
+    ids=["name", "order", "levels", "width", "terms", "posterior"],
+)
+def test_a_snapshot_of_another_experiment_is_refused(parts: dict[str, object]):
+    of, (other, snapshot) = experiment(), ready(**parts)
+    who = {"decision_id": request(1), "customer": b"c"}
+    with pytest.raises(InvalidInputError, match="was not published by") as caught:
+        of.decide(snapshot, {"vip": True}, **who)  # type: ignore[arg-type]
+    assert caught.value.field == "snapshot"
+    with pytest.raises(InvalidInputError, match="was not published by"):
+        of.decide_slate(snapshot, {"vip": True}, size=2, **who)  # type: ignore[arg-type]
+    assert other.decide(snapshot, {"vip": True}, **who)  # type: ignore[arg-type]
+
+
+def test_a_snapshot_of_the_same_experiment_built_again_is_taken():
+    (_, snapshot), again = ready(), experiment()
+    assert ask(again, snapshot, Group.BANDIT).propensity > 0.0
+
+
+def test_a_snapshot_from_before_levels_were_added_is_refused():
+    of, snapshot = ready()
+    variants = ["a", "b", {"name": "c", "generation": 1}]
+    edited = experiment(actions={"variants": variants, "channels": ["x", "y"]}).spec
+    after, posterior = of.revise(learned(of), edited)
+    with pytest.raises(InvalidInputError, match="present levels"):
+        ask(after, snapshot, Group.BANDIT)
+    assert ask(after, after.publish(posterior, version=8), Group.BANDIT).action is not None
+
+
+def test_an_experiment_read_from_its_store_takes_an_edit_that_leaves_defaults_out():
+    declared = experiment(policy={}).spec
+    of = Experiment(parse(to_json(declared), "json"), secret=SECRET)
+    assert of.spec != declared
+    after, posterior = of.revise(learned(of), replace(declared, description="new"))
+    assert after.spec.description == "new"
+    assert posterior.count == 40
 
 
 # --- one request, one answer ------------------------------------------------------------

@@ -321,6 +321,54 @@ def test_exclusions_that_took_the_chosen_action_are_refused():
         explainer.explain([30.0], decided(2))
 
 
+BAD_ROWS = {
+    "length": ([30.0], "row"),
+    "none": ([], "row"),
+    "table": ([[30.0, 0.0, 9.0]], "row"),
+    "number": (30.0, "row"),
+    "text": (["a", "b", "c"], "row"),
+    "ragged": ([[1.0], 2.0, 3.0], "row"),
+    "infinite": ([math.inf, 0.0, 9.0], 'row.values["age"]'),
+    "missing": ([30.0, 0.0, math.nan], 'row.values["hour"]'),
+    "level": ([30.0, 7.0, 9.0], 'row.values["plan"]'),
+    "half a level": ([30.0, 0.5, 9.0], 'row.values["plan"]'),
+    "turns": ([30.0, 0.0, 1e300], 'row.values["hour"]'),
+}
+
+
+@pytest.mark.parametrize(("row", "field"), BAD_ROWS.values(), ids=BAD_ROWS)
+@pytest.mark.parametrize("form", ["joint", "beta"])
+def test_a_row_that_the_schema_can_not_have_given_is_refused(
+    form: str, row: list[float], field: str
+):
+    _, _, explainer = learned(form)
+    for action in (2, None):
+        with pytest.raises(InvalidInputError) as caught:
+            explainer.explain(row, decided(action, Reason.POLICY))
+        assert caught.value.field == field
+
+
+def test_a_decision_of_another_experiment_is_refused():
+    _, _, explainer = learned("joint")
+    with pytest.raises(InvalidInputError, match="this experiment has 6") as caught:
+        explainer.explain([30.0, 0.0, 9.0], decided(6))
+    assert caught.value.field == "decision.action"
+    with pytest.raises(InvalidInputError, match="shape") as caught:
+        explainer.explain([30.0, 0.0, 9.0], decided(2, propensities=np.full(4, 0.25)))
+    assert caught.value.field == "decision.propensities"
+
+
+@pytest.mark.parametrize("other", ["disjoint", "bent", "beta"])
+def test_a_belief_of_another_experiment_is_refused(other: str):
+    (of, own, _), (another, posterior, _) = learned("joint"), learned(other)
+    with pytest.raises(InvalidInputError) as caught:
+        Explainer(of, posterior)
+    assert caught.value.field == "posterior"
+    with pytest.raises(InvalidInputError) as caught:
+        Explainer(of, own, another.publish(posterior, version=1))
+    assert caught.value.field == "snapshot"
+
+
 def test_an_only_action_has_no_rival():
     _, _, explainer = learned("joint")
     found = explainer.explain([30.0, 0.0, 9.0], decided(4), RULES[1:])

@@ -1,5 +1,6 @@
 """The factored joint model: attributes, full products and odd masks against dense twins."""
 
+import time
 import tracemalloc
 from dataclasses import replace
 
@@ -14,11 +15,12 @@ from bandit.actions import FACTORS, ActionSpace, Level
 from bandit.errors import InvalidInputError
 from bandit.experiment import Experiment
 from bandit.features import FeatureMap, Term, default_terms
-from bandit.kernels import streams
+from bandit.kernels import scoring, streams
 from bandit.kernels.compiling import Bools, Floats
 from bandit.posterior import GaussianPosterior, Noise, Outcomes
 from bandit.snapshot import Asked, SampleBank, publish
 from bandit.spec_file import from_data
+from tests.bandit.dense import design
 
 SECRET = b"sixteen bytes or more"
 WIDTH = 3
@@ -62,22 +64,6 @@ def models(draw: st.DrawFn) -> FeatureMap:
     return FeatureMap(space=space, terms=(*terms, EVERY), width=WIDTH)
 
 
-def dense(features: FeatureMap, x: Floats, action: int) -> Floats:
-    """Give phi(x, a) the obvious way: Kronecker products, shape (m,)."""
-    parts = []
-    for term in features.terms:
-        part = np.ones(1)
-        for factor, levels, level in zip(
-            FACTORS, features.space.factors, features.space.levels(action), strict=True
-        ):
-            if factor in term.names:
-                part = np.kron(part, [one == level for one in levels])
-            if f"{factor}.attributes" in term.names:
-                part = np.kron(part, [value for _, value in level.attributes])
-        parts.append(np.kron(part, x) if "context" in term.names else part)
-    return np.concatenate(parts)
-
-
 def some(features: FeatureMap, *, n: int, seed: int) -> Outcomes:
     random = np.random.default_rng(seed)
     x = np.column_stack([np.ones(n), random.standard_normal((n, features.width - 1))])
@@ -97,8 +83,7 @@ def asked(x: Floats, eligible: Bools) -> Asked:
 @given(features=models(), seed=SEEDS)
 def test_design_and_names_follow_the_terms(features: FeatureMap, seed: int):
     x = np.random.default_rng(seed).standard_normal(WIDTH)
-    for action in range(features.space.size):
-        expected = dense(features, x, action)
+    for action, expected in enumerate(design(features, x)):
         np.testing.assert_allclose(features.design(x, action), expected, rtol=1e-15)
     names = features.weight_names(["one", "age", "hour"])
     assert len(names) == len(set(names)) == features.weights
@@ -133,7 +118,7 @@ def test_the_posterior_is_dense_regression(features: FeatureMap, seed: int, n: i
     posterior.fold(outcomes, seq=n)
     mean, lower, _, shape, scale = posterior.moments()
     pairs = zip(outcomes.x, outcomes.actions, strict=True)
-    phi = np.array([dense(features, x, action) for x, action in pairs])
+    phi = np.array([design(features, x)[action] for x, action in pairs])
     precision = phi.T @ phi + np.diag(features.prior_precision)
     expected = np.linalg.solve(precision, phi.T @ outcomes.rewards)
     np.testing.assert_allclose(lower[0] @ lower[0].T, precision, rtol=1e-9, atol=1e-9)
@@ -158,7 +143,7 @@ def test_decisions_are_shares_of_wins_under_any_mask(
     actions, p = belief.decide(questions, 0.0)
     drawn = belief.draw(questions, 0.0).actions
     for t, x in enumerate(questions.x):
-        phi = np.array([dense(features, x, a) for a in range(k)])
+        phi = design(features, x)
         scores = np.where(eligible[:, None], phi @ belief.bank, -np.inf)
         best = scores.max(axis=0)
         close = scores >= best - 1e-9 * (1.0 + np.abs(best))
@@ -305,6 +290,26 @@ def test_2400_actions_need_no_dense_matrix():
     assert peak < dense_bytes
     held = [f.cells, f.loads, f.offsets, f.prior_precision, belief.bank, *f.planes[:-1]]
     assert sum(array.nbytes for array in held) < dense_bytes / 6
+
+
+def test_crossed_attributes_cost_as_much_as_their_cells():
+    """16 times the cells take about 16 times as long, not 256 times: least of 5 runs each."""
+
+    def seconds(count: int) -> float:
+        levels = tuple(Level(name=str(i), attributes=(("z", float(i)),)) for i in range(count))
+        space = ActionSpace(variants=levels, channels=levels)
+        of = ("variant.attributes:channel.attributes", "variant")
+        features = FeatureMap(space=space, terms=tuple(Term(of=o) for o in of), width=1)
+        bank, x = np.ones((features.weights, 1)), np.ones(1)
+        out = np.empty((count * count, 1))
+        taken = []
+        for _ in range(6):
+            begun = time.perf_counter()
+            scoring.plane_scores(x, bank, features.layout, features.planes, out)
+            taken.append(time.perf_counter() - begun)
+        return min(taken[1:])
+
+    assert seconds(100) < 64 * seconds(25)
 
 
 # --- what can not work ------------------------------------------------------------------

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bandit.actions import FACTORS, ActionSpace, Level
+from bandit.actions import ActionSpace, Level
 from bandit.features import FeatureMap, Term
 from bandit.kernels.compiling import Floats
 from bandit.posterior import (
@@ -17,6 +17,7 @@ from bandit.posterior import (
     Posterior,
 )
 from bandit.snapshot import Asked, SampleBank, publish
+from tests.bandit.dense import design
 
 WIDTH = 3
 STREAM = np.arange(4, dtype=np.uint32)
@@ -50,23 +51,6 @@ def moments(posterior: Posterior, x: Floats, **how: float) -> tuple[Floats, Floa
     centre, spread = belief.moments(asked(x, posterior.actions))
     np.testing.assert_array_equal(belief.means(asked(x, posterior.actions)), centre)
     return centre, spread
-
-
-def design(features: FeatureMap, x: Floats) -> Floats:
-    """Give phi(x, a) of every action the obvious way, shape (k, m)."""
-    rows = []
-    for levels in features.space.table:
-        parts = []
-        for term in features.terms:
-            part = np.ones(1)
-            for factor, all_levels, level in zip(
-                FACTORS, features.space.factors, levels, strict=True
-            ):
-                if factor in term.names:
-                    part = np.kron(part, np.eye(len(all_levels))[level])
-            parts.append(np.kron(part, x) if "context" in term.names else part)
-        rows.append(np.concatenate(parts))
-    return np.array(rows)
 
 
 def dense(posterior: Posterior, row: Floats) -> tuple[Floats, Floats]:

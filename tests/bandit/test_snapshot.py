@@ -20,6 +20,7 @@ from bandit.posterior import (
     Posterior,
 )
 from bandit.snapshot import Asked, IndependentScores, SampleBank, Snapshot, TabulatedScores, publish
+from tests.bandit.dense import design
 
 STREAM = rng.snapshot_stream(b"secret", "e", 1)
 WIDTH = 3
@@ -96,23 +97,6 @@ def joint_features(draw: st.DrawFn) -> FeatureMap:
     variants, channels, slots = (tuple(Level(name=str(i)) for i in range(n)) for n in sizes)
     space = ActionSpace(variants=variants, channels=channels, slots=slots)
     return FeatureMap(space=space, terms=(*terms, Term(of=every)), width=WIDTH)
-
-
-def design(features: FeatureMap, x: Floats) -> Floats:
-    """Give phi(x, a) of every action the obvious way, shape (k, m)."""
-    rows = []
-    for levels in features.space.table:
-        parts = []
-        for term in features.terms:
-            part = np.ones(1)
-            for factor, all_levels, level in zip(
-                FACTORS, features.space.factors, levels, strict=True
-            ):
-                if factor in term.names:
-                    part = np.kron(part, np.eye(len(all_levels))[level])
-            parts.append(np.kron(part, x) if "context" in term.names else part)
-        rows.append(np.concatenate(parts))
-    return np.array(rows)
 
 
 @given(features=joint_features(), seed=st.integers(0, 10**9), data=st.data())

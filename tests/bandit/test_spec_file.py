@@ -2,12 +2,16 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bandit import policy, posterior, spec
 from bandit.errors import InvalidInputError
+from bandit.experiment import Experiment
+from bandit.features import Term
 from bandit.outcome import AGGREGATIONS
 from bandit.spec import ExperimentSpec
 from bandit.spec_file import MAX_BYTES, from_data, parse, to_data, to_json
@@ -89,9 +93,14 @@ publishing: {seconds: 2}
 WELCOME = parse(TOML, "toml")
 
 
+def full(spec: ExperimentSpec) -> ExperimentSpec:
+    """Give the specification as it is stored: derived defaults declared."""
+    return replace(spec, policy=spec.full_policy)
+
+
 def test_toml_yaml_and_json_are_the_same_specification():
     assert parse(YAML, "yaml") == parse(YAML, "yml") == WELCOME
-    assert parse(to_json(WELCOME), "json") == WELCOME
+    assert parse(to_json(WELCOME), "json") == full(WELCOME)
     assert WELCOME.policy.draws == 512
     assert [slot.time for slot in WELCOME.actions.slots] == ["09:30", "18:00"]
 
@@ -193,8 +202,8 @@ SPECS = st.fixed_dictionaries(
 @given(data=SPECS)
 def test_a_specification_survives_being_written(data: dict[str, object]):
     spec = from_data(data)
-    assert from_data(to_data(spec)) == spec
-    assert parse(to_json(spec), "json") == spec
+    assert from_data(to_data(spec)) == full(spec)
+    assert parse(to_json(spec), "json") == full(spec)
     assert to_json(parse(to_json(spec), "json")) == to_json(spec)
 
 
@@ -246,6 +255,56 @@ def test_json_is_canonical():
     assert "Grüß Gott" in text
     reordered = dict(reversed(to_data(WELCOME).items()))
     assert to_json(from_data(reordered)) == text
+
+
+# --- defaults that follow from other parts ----------------------------------------------
+
+OLD = (
+    '{"actions":{"channels":["x"],"variants":["a","b","c"]%s},"name":"e","outcome":{"rewards":'
+    '[{"bounds":[0.0,3.0],"name":"r"}],"window":60},"policy":{"exploration":1.0,"kind":%s}}'
+)
+SLOTS = ',"slots":[{"name":"now"},{"name":"later","time":"09:30"}]'
+
+
+@pytest.mark.parametrize("slots", ["", SLOTS], ids=["disjoint", "joint"])
+@pytest.mark.parametrize("kind", ["thompson_sampling", "linucb", "uniform"])
+def test_what_is_stored_decides_the_same_whatever_later_defaults_are(
+    slots: str, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    before = parse(OLD % (slots, f'"{kind}"'), "json")
+    written, scale = to_json(before), Experiment(before, secret=bytes(16)).prior().noise_scale
+    monkeypatch.setattr(spec, "default_terms", lambda _: (Term(of="variant"), Term(of="slot")))
+    monkeypatch.setattr(
+        policy, "resolved_floor", lambda p, *_, **__: 0.01 if p.floor is None else p.floor
+    )
+    monkeypatch.setattr(posterior.Noise, "scale_for", lambda noise, _: noise.scale or 7.0)
+    after = parse(written, "json")
+    assert after.features.terms == before.features.terms
+    assert after.chooser == before.chooser
+    assert Experiment(after, secret=bytes(16)).prior().noise_scale == scale
+    assert to_json(after) == written
+
+
+def test_what_was_stored_before_reads_as_it_always_did():
+    """Texts of old are read for ever: whoever changes a default keeps these for them."""
+    joint = parse(OLD % (SLOTS, '"thompson_sampling"'), "json").full_policy
+    assert [(term.of, term.prior_sd) for term in joint.terms] == [
+        ("context", 2.0), ("context:variant", 2.0), ("context:slot", 2.0), ("variant:slot", 2.0),
+    ]  # fmt: skip
+    assert (joint.floor, joint.noise.scale) == (1.0 / (256 * 6), 0.1 * 3.0 * 3.0)
+    disjoint = parse(OLD % ("", '"thompson_sampling"'), "json").full_policy
+    assert [(term.of, term.prior_sd) for term in disjoint.terms] == [("context:variant", 2.0)]
+    assert (disjoint.floor, disjoint.noise.scale) == (0.0, 0.1 * 3.0 * 3.0)
+
+
+@pytest.mark.parametrize("width", [1e-300, 1e-20, 2e12])
+@pytest.mark.parametrize("shape", [1e-9, 1e9])
+def test_every_default_of_the_noise_can_be_written_out(width: float, shape: float):
+    data = json.loads(OLD % ("", '"thompson_sampling"'))
+    data["outcome"]["rewards"][0]["bounds"] = [-width / 2, width / 2]
+    data["policy"]["noise"] = {"shape": shape}
+    once = from_data(data)
+    assert from_data(to_data(once)) == full(once)
 
 
 def test_deriving_parts_leaves_the_text_alone():
@@ -378,7 +437,7 @@ def test_an_error_names_its_path(path: tuple[str | int, ...], value: object, exp
 
 
 def test_the_unedited_specification_is_right():
-    assert edited(("name",), "welcome") == WELCOME
+    assert edited(("name",), "welcome") == full(WELCOME)
 
 
 def test_an_unknown_fixed_action_names_its_path():

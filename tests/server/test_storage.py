@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from bandit import spec_file
 from bandit.decision import Reason
 from bandit.errors import BanditError, ConflictError, NotFoundError
 from bandit.outcome import OutcomeRule, Reward
@@ -72,6 +73,21 @@ def row(
         decided_at=at,
         propensities=None,
     )
+
+
+def test_a_request_is_known_again_whatever_its_text_leaves_to_defaults(connection: Connection):
+    """As an older release stored it: what follows from other parts is not spelled out."""
+    old = (
+        '{"actions":{"channels":["x"],"variants":["a"]},"name":"e",'
+        '"outcome":{"rewards":[{"name":"r"}],"window":60}}'
+    )
+    new = spec_file.to_json(spec_file.parse(old, "json"))
+    whole = {"tenant": "t", "name": "e", "request_id": "1", "now": 0}
+    stored = catalogue.add_experiment(connection, **whole, spec=old)  # type: ignore[arg-type]
+    assert catalogue.add_experiment(connection, **whole, spec=new) == stored  # type: ignore[arg-type]
+    for other in (new.replace("60", "61"), "{}"):
+        with pytest.raises(ConflictError):
+            catalogue.add_experiment(connection, **whole, spec=other)  # type: ignore[arg-type]
 
 
 def event(
