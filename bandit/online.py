@@ -39,6 +39,8 @@ class OnlineBelief(ABC):
         Whether rewards are successes of a logistic model, on whose scale the weights live.
     half_life
         After which an outcome weighs half, in the unit of the times given to ``learn``.
+    by_surprise
+        Whether the half-life is counted in surprise instead: see ``learn``.
     landmark
         Time at which what was learned so far weighs as it does; None is the first outcome's.
     """
@@ -53,6 +55,7 @@ class OnlineBelief(ABC):
         noise_sd: float | None = None,
         is_logistic: bool = False,
         half_life: float | None = None,
+        by_surprise: bool = False,
         landmark: float | None = None,
     ) -> None:
         known = 1.0 if is_logistic else (noise_sd or 0.0) ** 2
@@ -62,7 +65,9 @@ class OnlineBelief(ABC):
         last = Moments(prior.mean[-1:].copy(), prior.lower[-1:].copy(), *prior[2:])
         self._prior = last  # all blocks have the same prior, and there may be thousands
         self._half_life = half_life
+        self._by_surprise = by_surprise
         self._landmark = landmark
+        self._surprise = 0.0  # the sum of all so far
 
     @abstractmethod
     def draw(self, x: Floats, eligible: Bools | None, number: int) -> int:
@@ -84,8 +89,28 @@ class OnlineBelief(ABC):
         With a half-life, outcomes weigh ``2**((time - landmark) / half_life)`` (forward decay)
         and the landmark moves, with a refactoring, every fiftieth of a half-life: until then
         the prior weighs up to 1.4 % too little.
+
+        Counted in surprise, ``time`` is not used: the clock goes on by the squared error of the
+        prediction over its variance, 1 in the mean while nothing changes (Fortescue,
+        Kershenbaum & Ydstie, Automatica 17, 1981). One outcome makes it go on by a half-life at
+        most. The noise is not forgotten then, or what surprises would soon be expected.
         """
-        self.add(x, action, reward, 1.0 if self._half_life is None else self._fade(time))
+        if self._half_life is None:
+            self.add(x, action, reward, 1.0)
+        else:
+            self._learn_fading(x, action, reward, time)
+
+    def _learn_fading(self, x: Floats, action: int, reward: float, time: float) -> None:
+        if not self._by_surprise:
+            self.add(x, action, reward, self._fade(time))
+            return
+        weight = self._fade(self._surprise)
+        shape, scale, known = self._state[:3].tolist()
+        self.add(x, action, reward, weight)
+        # What an update adds to the noise's scale is half the weighted square of the error,
+        # already divided by how much wider than the noise the prediction was.
+        squared = 2.0 * (float(self._state[1]) - scale) / weight
+        self._surprise += min(squared / (known or scale / shape), self._half_life or 0.0)
 
     def _fade(self, time: float) -> float:
         half_life = self._half_life or 1.0
@@ -103,7 +128,10 @@ class OnlineBelief(ABC):
 
     @abstractmethod
     def forget(self, share: float) -> None:
-        """Keep a share in (0, 1] of all that was learned; the prior stays."""
+        """Keep a share in (0, 1] of all that was learned; the prior stays.
+
+        So does the noise where the half-life is counted in surprise.
+        """
 
     def _faded(self, mean: Floats, precision: Floats, share: float) -> "_Faded":
         """Give a block as it would be if its data had counted ``share``."""
@@ -118,6 +146,8 @@ class OnlineBelief(ABC):
 
     def _fade_noise(self, share: float, before: float, after: float) -> None:
         """Fade the sum of squares that the noise's scale holds beside what means explain."""
+        if self._by_surprise:
+            return
         shape, scale = self._state[:2]
         squares = share * (2.0 * (scale - self._prior.scale) + before)
         residual = max(squares - after, factors.EPSILON * squares)
@@ -146,6 +176,7 @@ def begin(
     exploration: float,
     stream: Words,
     half_life: float | None = None,
+    surprise_half_life: float | None = None,
 ) -> "OnlineArms | OnlineWeights":
     """Go on from a posterior, learning at once.
 
@@ -157,12 +188,15 @@ def begin(
         As in ``OnlineBelief``.
     half_life
         As in ``OnlineBelief``; None takes the posterior's.
+    surprise_half_life
+        Half-life in outcomes' worth of surprise, instead of in time; Gaussian posteriors only.
 
     Raises
     ------
     InvalidInputError
         If the posterior pools its prior, which would have to be fitted anew after every outcome,
-        or has another half-life.
+        or has another half-life; if the half-life in surprise is not positive, comes beside one
+        in time, or is asked for of a logistic posterior.
     """
     own = posterior.half_life
     if half_life is not None and own is not None and half_life != own:
@@ -170,6 +204,9 @@ def begin(
     if isinstance(posterior, GaussianPosterior) and posterior.pooled:
         raise InvalidInputError("can not be learned at once", field="pooled")
     features, is_logistic = posterior.features, isinstance(posterior, LogisticPosterior)
+    if surprise_half_life is not None:
+        _check_surprise(surprise_half_life, is_logistic, half_life if own is None else own)
+        half_life = surprise_half_life
     noise_sd = posterior.noise.sd if isinstance(posterior, GaussianPosterior) else None
     settings: dict[str, object] = {
         "exploration": exploration,
@@ -177,6 +214,7 @@ def begin(
         "noise_sd": noise_sd,
         "is_logistic": is_logistic,
         "half_life": half_life if own is None else own,
+        "by_surprise": surprise_half_life is not None,
         "landmark": float(posterior.clock[2]) if own is not None and posterior.count else None,
     }
     prior = posterior.prior_moments()
@@ -184,6 +222,17 @@ def begin(
     if features.is_disjoint:
         return OnlineArms(prior, start, **settings)
     return OnlineWeights(prior, start, features=features, **settings)
+
+
+def _check_surprise(half_life: float, is_logistic: bool, in_time: float | None) -> None:  # noqa: FBT001
+    """Refuse a half-life in surprise that has no meaning."""
+    at = "surprise_half_life"
+    if not 1.0 <= half_life <= 1e12:
+        raise InvalidInputError(f"must be in [1, 1e12] outcomes, got {half_life}", field=at)
+    if is_logistic:
+        raise InvalidInputError("needs a Gaussian posterior; use half_life", field=at)
+    if in_time is not None:
+        raise InvalidInputError(f"can not be set beside a half-life of {in_time} in time", field=at)
 
 
 class OnlineArms(OnlineBelief):
@@ -217,16 +266,22 @@ class OnlineArms(OnlineBelief):
 
     def learn(self, x: Floats, action: int, reward: float, time: float = 0.0) -> None:
         """Update one arm's root and mean; as for every belief, without a call in between."""
-        weight = 1.0 if self._half_life is None else self._fade(time)
-        online.learn_arm(x, action, reward, weight, self._arms, self._state)
+        if self._half_life is None:
+            online.learn_arm(x, action, reward, 1.0, self._arms, self._state)
+        else:
+            self._learn_fading(x, action, reward, time)
 
     def add(self, x: Floats, action: int, reward: float, weight: float) -> None:
         """Update one arm's root and mean."""
         online.learn_arm(x, action, reward, weight, self._arms, self._state)
 
     def learn_batch(self, x: Floats, actions: Ints, rewards: Floats) -> None:
-        """Update in one call."""
-        online.learn_arms(x, actions, rewards, self._arms, self._state)
+        """Update in one call, or one by one where each says how much is forgotten."""
+        if self._by_surprise:
+            for row, action, reward in zip(x, actions.tolist(), rewards.tolist(), strict=True):
+                self.learn(row, action, reward)
+        else:
+            online.learn_arms(x, actions, rewards, self._arms, self._state)
 
     def forget(self, share: float) -> None:
         """Refactor every arm: O(k d**3)."""
@@ -314,7 +369,10 @@ class OnlineWeights(OnlineBelief):
     def learn_batch(self, x: Floats, actions: Ints, rewards: Floats) -> None:
         """Update one by one."""
         for row, action, reward in zip(x, actions.tolist(), rewards.tolist(), strict=True):
-            self.add(row, action, reward, 1.0)
+            if self._by_surprise:
+                self.learn(row, action, reward)
+            else:
+                self.add(row, action, reward, 1.0)
 
     def forget(self, share: float) -> None:
         """Refactor: O(m**3)."""

@@ -1,8 +1,9 @@
 """The engine in a benchmark harness of contextual-bandit engines, registered as ``ours``.
 
 The harness gives arrays: contexts are feature rows, arms are numbers, arms that share a model have
-feature rows ``Z``. What a user may choose per problem is in the grid - the link, the half-life,
+feature rows ``Z``. What a user may choose per problem is in the grid - the link, whether to forget,
 random features or not - and nothing else; everything else is the default of the specification.
+Forgetting is counted in surprise, of which one half-life fits many problems: docs/math/online.md.
 """
 
 import numpy as np
@@ -52,9 +53,7 @@ class Waves:
     grid=(
         {},
         {"link": "logistic"},
-        {"half_life": 250.0},
-        {"half_life": 1_000.0},
-        {"half_life": 4_000.0},
+        {"surprise_half_life": 350.0},
         {"fourier": True},
     ),
     v=None,
@@ -83,6 +82,7 @@ class Ours(Adapter):  # type: ignore[misc]
             exploration=self.hp.get("exploration", DEFAULTS.exploration) if self.v is None else 1.0,
             stream=rng.snapshot_stream(b"a secret for benchmarks", "peers", self.seed),
             half_life=self.hp.get("half_life"),
+            surprise_half_life=self.hp.get("surprise_half_life"),
         )
         self.number = 0
 

@@ -249,6 +249,99 @@ def test_what_can_not_be_learned_at_once_is_refused():
         begin(fading, exploration=1.0, stream=STREAM, half_life=5.0)
 
 
+def by_surprise(half_life: float, *, joint: bool = False, sd: float | None = None) -> OnlineBelief:
+    posterior = model(joint=joint, sd=sd).posterior
+    return begin(posterior, exploration=1.0, stream=STREAM, surprise_half_life=half_life)
+
+
+def information(belief: OnlineBelief) -> float:
+    """Give how much the belief knows beyond its prior: the growth of the precision's trace."""
+    _, covariance = covariances(belief)
+    _, prior = covariances(by_surprise(1.0, joint=isinstance(belief, OnlineWeights)))
+    precision = np.linalg.inv(covariance) - np.linalg.inv(prior)
+    return float(np.trace(precision, axis1=1, axis2=2).sum())
+
+
+@pytest.mark.parametrize("sd", [None, 0.5])
+@pytest.mark.parametrize("joint", [False, True])
+@settings(max_examples=15)
+@given(n=st.integers(1, 40), seed=st.integers(0, 10**9))
+def test_surprise_is_the_squared_error_over_its_variance(
+    *, joint: bool, sd: float | None, n: int, seed: int
+):
+    belief = by_surprise(30.0, joint=joint, sd=sd)
+    features, expected = model(joint=joint).features, 0.0
+    x, actions, rewards, _ = outcomes(n, features.space.size, seed)
+    for row, action, reward in zip(x, actions.tolist(), rewards.tolist(), strict=True):
+        if belief._landmark is not None:
+            belief._fade(belief._surprise)  # as the update itself begins
+        weight = 2.0 ** ((belief._surprise - (belief._landmark or 0.0)) / 30.0)
+        mean, covariance = covariances(belief)
+        at, phi = (0, features.design(row, action)) if joint else (action, row)
+        noise = sd * sd if sd else belief._state[1] / belief._state[0]
+        spread = noise * (1.0 + weight * (phi @ covariance[at] @ phi))
+        expected += min((reward - phi @ mean[at]) ** 2 / spread, 30.0)
+        belief.learn(row, action, reward, time=1e6)  # time does not matter
+        assert belief._surprise == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_change_makes_the_past_fade_sooner(*, joint: bool):
+    """Outcomes that keep to the model are forgotten at the half-life's pace, others sooner."""
+    random, weights = np.random.default_rng(6), np.array([1.0, 0.5, -0.5, 0.3])
+    belief = by_surprise(200.0, joint=joint)
+    k = model(joint=joint).features.space.size
+    x, actions, _, _ = outcomes(3_000, k, 8)
+    noise = 0.3 * random.standard_normal(3_000)
+    for t in range(2_900):
+        belief.learn(x[t], int(actions[t]), float(x[t] @ weights + noise[t]))
+    assert belief._surprise == pytest.approx(2_900, rel=0.15)  # sd of the mean: 2.6 %
+    known, clock = information(belief), belief._surprise
+    for t in range(2_900, 2_930):
+        belief.learn(x[t], int(actions[t]), float(noise[t] - x[t] @ weights))
+    assert belief._surprise - clock > 150.0  # in time: 30
+    assert information(belief) < 0.75 * known  # in time: unchanged
+    noise_sd = (belief._state[1] / belief._state[0]) ** 0.5
+    assert noise_sd < 0.5  # the change does not pass for noise
+
+
+def test_one_outcome_forgets_half_at_most():
+    belief = by_surprise(50.0)
+    x, actions, rewards, _ = outcomes(400, 3, 9)
+    for row, action, reward in zip(x, actions, rewards, strict=True):
+        belief.learn(row, int(action), float(reward))
+    clock = belief._surprise
+    belief.learn(x[0], 0, 1e9)
+    assert belief._surprise - clock == 50.0
+    mean, covariance = covariances(belief)
+    assert np.isfinite(mean).all()
+    assert (np.diagonal(covariance, axis1=1, axis2=2) > 0.0).all()
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_surprise_counts_in_a_batch_as_one_by_one(*, joint: bool):
+    one, many = by_surprise(20.0, joint=joint), by_surprise(20.0, joint=joint)
+    x, actions, rewards, _ = outcomes(60, model(joint=joint).features.space.size, 10)
+    for row, action, reward in zip(x, actions, rewards, strict=True):
+        one.learn(row, int(action), float(reward))
+    many.learn_batch(x, actions, rewards)
+    assert one._surprise == many._surprise > 0.0
+    np.testing.assert_array_equal(covariances(one)[1], covariances(many)[1])
+
+
+def test_a_half_life_in_surprise_that_has_no_meaning_is_refused():
+    features, posterior, _ = model(joint=False)
+    with pytest.raises(InvalidInputError, match="outcomes"):
+        by_surprise(0.0)
+    with pytest.raises(InvalidInputError, match="Gaussian"):
+        begin(LogisticPosterior(features), exploration=1.0, stream=STREAM, surprise_half_life=9.0)
+    with pytest.raises(InvalidInputError, match="beside"):
+        begin(posterior, exploration=1.0, stream=STREAM, half_life=5.0, surprise_half_life=9.0)
+    fading = GaussianPosterior(features, Noise(), 10.0)
+    with pytest.raises(InvalidInputError, match="beside"):
+        begin(fading, exploration=1.0, stream=STREAM, surprise_half_life=9.0)
+
+
 @pytest.mark.parametrize("joint", [False, True])
 def test_a_saturated_success_leaves_a_sane_logistic_belief(*, joint: bool):
     features, _, _ = model(joint=joint)
