@@ -165,11 +165,6 @@ class ExperimentSpec:
     def _check_pooled(self) -> None:
         if not self.policy.pooled or self.policy.posterior == "beta_bernoulli":
             return
-        if self.policy.posterior == "logistic":
-            raise InvalidInputError(
-                "is for gaussian and beta_bernoulli; declare base_rate, or a term context",
-                field="policy.pooled",
-            )
         if not self.features.is_disjoint:
             raise InvalidInputError(
                 "needs actions with weights of their own; where actions share weights, the term "
