@@ -37,6 +37,8 @@ class Setting(NamedTuple):
     prior_sd: float = 1.0
     exploration: float = 1.0
     noise_scale: float = 0.1
+    required: bool = True
+    """Fields that may be missing have columns more, and so other frequencies of the same law."""
 
 
 def wheel(seed: int, decisions: int = 50_000) -> Problem:
@@ -66,7 +68,7 @@ def play(problem: Problem, setting: Setting, seed: int) -> tuple[float, float]:
     """Decide and learn; give regret over the uniform policy's, and the largest reward met."""
     rows, means, luck = problem
     fields = tuple(
-        ContextField(name=f"x{i}", kind="number", bounds=(-1.0, 1.0), required=True)
+        ContextField(name=f"x{i}", kind="number", bounds=(-1.0, 1.0), required=setting.required)
         for i in range(rows.shape[1])
     )
     count = setting.features
@@ -112,6 +114,12 @@ def wheel_table() -> None:
             setting = Setting(features, length, prior_sd, exploration, 250.0)
             found = [play(wheel(seed), setting, seed)[0] for seed in SEEDS]
             show(f"{features} features, length {length}, sd {prior_sd}, x {exploration}", found)
+    print("the same with fields that may be missing: another draw of the frequencies")
+    for length in (0.25, 0.5, 1.0):
+        for exploration in (1.0, 0.5, 0.25):
+            setting = Setting(128, length, 1.0, exploration, 250.0, required=False)
+            found = [play(wheel(seed), setting, seed)[0] for seed in SEEDS]
+            show(f"128 features, length {length}, sd 1.0, x {exploration}", found)
 
 
 def lost_runs() -> None:

@@ -1,12 +1,16 @@
 """Pooled priors: what a publication costs, and what a new action saves.
 
-Run with ``python -m benchmarks.pooling``: the numbers of ``docs/math/pooled-priors.md``.
+Run with ``python -m benchmarks.pooling [costs] [thinning] [errors] [traffic]``: the numbers of
+``docs/math/pooled-priors.md``.
 """
+
+import sys
+from unittest import mock
 
 import numpy as np
 from scipy import special
 
-from bandit import rng
+from bandit import logistic, rng
 from bandit.actions import ActionSpace
 from bandit.experiment import Experiment, Question
 from bandit.features import FeatureMap, Term
@@ -59,6 +63,26 @@ def costs() -> None:
                 f"  {arms} x {width}, {kind:9s} {plain:8.1f} {fitted:8.1f} {fitted / plain:6.1f}",
                 flush=True,
             )
+
+
+def thinning() -> None:
+    """Print what thinning costs where it knows the pooled prior, and where it does not."""
+    print("largest error of a mean, in sd, beside all 40,000 outcomes held")
+    for arms, width in ((10, 6), (100, 4), (50, 20)):
+        outcomes, _ = world(arms, width, 40_000, 1)
+        features, found = model(arms, width), []
+        for pooled in (True, False):
+            posterior = LogisticPosterior(features, 0.03, pooled=pooled)
+            posterior.fold(outcomes, seq=1)
+            posterior.pooled = True  # thinned with the declared prior, or as it is
+            found.append(posterior.moments().mean)
+        with mock.patch.object(logistic, "capacity", lambda _: 40_001):
+            everything = LogisticPosterior(features, 0.03, pooled=True)
+        everything.fold(outcomes, seq=1)
+        mean, lower, *_ = everything.moments()
+        sd = np.sqrt([np.diag(np.linalg.inv(w @ w.T)) for w in lower])
+        fitted, declared = (np.abs((each - mean) / sd).max() for each in found)
+        print(f"  {arms} x {width}: declared prior {declared:.2f}, pooled {fitted:.2f}", flush=True)
 
 
 def errors() -> None:
@@ -120,10 +144,10 @@ def traffic() -> None:
 
 
 def main() -> None:
-    """Print all three."""
-    costs()
-    errors()
-    traffic()
+    """Print the tables that are named, or all."""
+    tables = {"costs": costs, "thinning": thinning, "errors": errors, "traffic": traffic}
+    for name in sys.argv[1:] or tables:
+        tables[name]()
 
 
 if __name__ == "__main__":
