@@ -114,7 +114,9 @@ class Experiment:
                 self.spec.actions.size, prior, policy.half_life, pooled=policy.pooled
             )
         if policy.posterior == "logistic":
-            return LogisticPosterior(self.spec.features, policy.base_rate, policy.half_life)
+            return LogisticPosterior(
+                self.spec.features, policy.base_rate, policy.half_life, pooled=policy.pooled
+            )
         return GaussianPosterior(
             self.spec.features,
             policy.noise,

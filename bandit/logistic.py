@@ -12,12 +12,19 @@ import numpy as np
 
 from bandit.errors import CorruptionError, InvalidInputError
 from bandit.features import FeatureMap
-from bandit.kernels import forgetting, logistic
+from bandit.kernels import forgetting, logistic, pooling
 from bandit.kernels.compiling import Bools, Floats, Ints
+from bandit.pooling import Prior, pooled_prior
 from bandit.posterior import Moments, Outcomes, Posterior
 
 WINDOW_FLOATS = 262_144
 LARGEST_FEATURE = 1e6
+EXPANSIONS = (2, 4, 8)
+"""Rounds of the pooled prior's fixed point, for each time the likelihood is expanded."""
+
+LEAST_SHARE = 0.02
+"""Least precision of a pooled prior, as a share of the declared one: above what thinning may
+take from the curvature (``kernels.logistic.SPARE``), so that the log posterior has one mode."""
 
 
 class Rows(NamedTuple):
@@ -87,6 +94,9 @@ class LogisticPosterior(Posterior):
         Share of successes expected before the first outcome, in (0, 1).
     half_life
         Seconds after which an outcome weighs half; None never forgets.
+    pooled
+        Whether blocks share a prior that is fitted from all their outcomes, whenever moments
+        are derived and whenever outcomes are thinned; for actions with weights of their own.
 
     Notes
     -----
@@ -99,10 +109,16 @@ class LogisticPosterior(Posterior):
     kind = "logistic"
 
     def __init__(
-        self, features: FeatureMap, base_rate: float = 0.5, half_life: float | None = None
+        self,
+        features: FeatureMap,
+        base_rate: float = 0.5,
+        half_life: float | None = None,
+        *,
+        pooled: bool = False,
     ) -> None:
         super().__init__(half_life)
         self._declared = (features, base_rate, half_life)
+        self.pooled = pooled
         self.features = features
         self.actions = features.space.size
         b, m, room = features.blocks, features.weights, capacity(features.width)
@@ -119,7 +135,7 @@ class LogisticPosterior(Posterior):
 
     def empty(self) -> "LogisticPosterior":
         """Give the same posterior before any outcome."""
-        return LogisticPosterior(*self._declared)
+        return LogisticPosterior(*self._declared, pooled=self.pooled)
 
     def statistics(self) -> dict[str, Floats]:
         """Give what fades: ``precision (b, m, m)``, ``shift (b, m)``, ``weights (held,)``.
@@ -235,7 +251,9 @@ class LogisticPosterior(Posterior):
             for a, b in pairwise([0, *ends])
         ]
 
-    def _fit(self, rows: Rows, i: int, factor: float) -> tuple[Floats, Floats]:
+    def _fit(
+        self, rows: Rows, i: int, factor: float, prior: Prior, start: Floats
+    ) -> tuple[Floats, Floats]:
         """Give the mode of block i and the factor of the curvature there.
 
         ``factor`` turns weights at the landmark into weights now.
@@ -245,18 +263,19 @@ class LogisticPosterior(Posterior):
             factor * rows.weights,
             factor * self.shift[i],
             factor * self.precision[i],
-            self.prior_precision[i],
-            self.prior_mean[i],
-            self.mode[i],
+            prior.precision[i],
+            prior.mean[i],
+            start[i],
         )
 
     def _thin(self) -> None:
         """Thin the rows of the largest blocks, so that half of the window is free."""
-        blocks = self._blocks()
+        blocks, factor = self._blocks(), 1.0 / self._peak[0]
         most = _level(np.array([len(rows.order) for rows in blocks]), len(self._chosen) // 2)
+        prior, start = self._prior(blocks, factor)
         for i, rows in enumerate(blocks):
             if len(rows.order) > most:
-                self.mode[i], _ = self._fit(rows, i, 1.0 / self._peak[0])
+                self.mode[i], _ = self._fit(rows, i, factor, prior, start)
                 self._weights[rows.order] = logistic.thin(
                     *rows[1:],
                     most,
@@ -275,13 +294,55 @@ class LogisticPosterior(Posterior):
         lower = np.diag(np.sqrt(self.prior_precision[-1]))[None]
         return Moments(self.prior_mean[-1:].copy(), lower, 1.0, 1.0, 1.0)
 
+    def _prior(self, blocks: list[Rows], factor: float) -> tuple[Prior, Floats]:
+        """Give the prior of every block, and weights from which to look for the modes.
+
+        A pooled prior is fitted to quadratics that have the likelihoods' slopes and curvatures
+        at the modes, which move as the prior does.
+        """
+        prior, start = Prior(self.prior_mean, self.prior_precision), self.mode
+        if not self.pooled:
+            return prior, start
+        start, sums = start.copy(), np.zeros((len(blocks), 2))
+        precision, shift = np.zeros_like(self.precision), np.zeros_like(self.shift)
+        for rounds in EXPANSIONS:
+            for i, rows in enumerate(blocks):
+                if len(rows.order) == 0 and not self.precision[i].any():
+                    continue
+                start[i], _ = self._fit(rows, i, factor, prior, start)
+                precision[i], pull = logistic.expand(
+                    *rows[1:-1],
+                    factor * rows.weights,
+                    factor * self.shift[i],
+                    factor * self.precision[i],
+                    start[i],
+                )
+                shift[i], _ = pooling.centre(precision[i], pull, self.prior_mean[i])
+            declared = self.features.prior_precision
+            mean, fitted = pooled_prior(
+                precision, shift, sums, declared, variance=1.0, rounds=rounds
+            )
+            prior = Prior(
+                self.prior_mean + mean, np.maximum(fitted, LEAST_SHARE * self.prior_precision)
+            )
+        return prior, start
+
+    def _now(self) -> float:
+        """Give what turns weights at the landmark into weights now."""
+        return 1.0 if self.half_life is None else forgetting.present(self.half_life, self.clock)
+
+    def prior(self) -> Prior:
+        """Give the prior of every block: the declared one, or the one fitted to all blocks."""
+        return self._prior(self._blocks(), self._now())[0]
+
     def moments(self) -> Moments:
         """Find the mode and the curvature of the log posterior; the noise variance is 1."""
         b, m = self.shift.shape
         mean, lower = np.empty((b, m)), np.empty((b, m, m))
-        factor = 1.0 if self.half_life is None else forgetting.present(self.half_life, self.clock)
-        for i, rows in enumerate(self._blocks()):
-            mean[i], lower[i] = self._fit(rows, i, factor)
+        blocks, factor = self._blocks(), self._now()
+        prior, start = self._prior(blocks, factor)
+        for i, rows in enumerate(blocks):
+            mean[i], lower[i] = self._fit(rows, i, factor, prior, start)
         return Moments(mean, lower, 1.0, 1.0, 1.0)
 
 

@@ -201,7 +201,7 @@ def begin(
     own = posterior.half_life
     if half_life is not None and own is not None and half_life != own:
         raise InvalidInputError(f"is {own} in the posterior, got {half_life}", field="half_life")
-    if isinstance(posterior, GaussianPosterior) and posterior.pooled:
+    if posterior.pooled:
         raise InvalidInputError("can not be learned at once", field="pooled")
     features, is_logistic = posterior.features, isinstance(posterior, LogisticPosterior)
     if surprise_half_life is not None:

@@ -83,7 +83,8 @@ class PolicySpec:
         Beta prior of every action.
     pooled
         Whether the actions' prior is fitted anew from what all of them taught, whenever the
-        belief is published; the declared prior is then where the fit begins.
+        belief is published; the declared prior is then where the fit begins. For actions with
+        weights of their own, and for ``beta_bernoulli``.
     action
         The action of a ``fixed`` policy.
     top_two_share

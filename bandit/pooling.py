@@ -48,6 +48,7 @@ def pooled_prior(  # noqa: PLR0913  statistics, then what is believed of the noi
     variance: float | None = None,
     shape: float = 1.0,
     scale: float = 0.1,
+    rounds: int = ROUNDS,
 ) -> Prior:
     """Fit the prior that all blocks share; see ``docs/math/pooled-priors.md``.
 
@@ -65,6 +66,8 @@ def pooled_prior(  # noqa: PLR0913  statistics, then what is believed of the noi
         Known noise variance (1 where statistics are in its units already); None learns it.
     shape, scale
         Inverse-gamma prior of the noise variance when it is learned.
+    rounds
+        Of the fixed point.
 
     Returns
     -------
@@ -73,10 +76,10 @@ def pooled_prior(  # noqa: PLR0913  statistics, then what is believed of the noi
 
     Notes
     -----
-    O(8 b m**3), blocks without data excepted. Deterministic, to the bit.
+    O(rounds b m**3), blocks without data excepted. Deterministic, to the bit.
     """
     noise = (variance or 0.0, shape, scale)
-    mean, spread = pooling.fit_blocks(precision, shift, sums, 1.0 / declared, noise, ROUNDS)
+    mean, spread = pooling.fit_blocks(precision, shift, sums, 1.0 / declared, noise, rounds)
     size = shift.shape
     if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
         return declared_prior(declared, len(shift))  # singular: nothing was learned of it

@@ -58,7 +58,8 @@ def check_revision(old: ExperimentSpec, new: ExperimentSpec) -> None:
     ):
         _check_levels(before, after, f"actions.{factor}s", latest)
     for part in fields(old.policy):
-        if part.name in _FREE_POLICY_FIELDS:
+        is_kept = part.name == "pooled" and old.policy.posterior == "logistic"  # thins by it
+        if part.name in _FREE_POLICY_FIELDS and not is_kept:
             continue
         if getattr(old.policy, part.name) != getattr(new.policy, part.name):
             raise InvalidInputError(

@@ -176,11 +176,6 @@ class ExperimentSpec:
             )
         if not self.has_weights:
             return
-        if self.policy.posterior == "logistic":
-            raise InvalidInputError(
-                "is for gaussian and beta_bernoulli; declare base_rate, or a term context",
-                field="policy.pooled",
-            )
         if not self.features.is_disjoint:
             raise InvalidInputError(
                 "needs actions with weights of their own; where actions share weights, the term "

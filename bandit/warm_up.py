@@ -33,6 +33,10 @@ def specs() -> list[ExperimentSpec]:
         },
         {"actions": {"variants": one, "channels": ["c"]}, "policy": {"posterior": "logistic"}},
         {"actions": {"variants": one, "channels": two}, "policy": {"posterior": "logistic"}},
+        {
+            "actions": {"variants": one, "channels": ["c"]},
+            "policy": {"posterior": "logistic", "pooled": True},
+        },
         {"actions": {"variants": one, "channels": ["c"]}, "policy": {"fourier": {"features": 2}}},
     ]
     parts += [

@@ -1,6 +1,6 @@
 """Regret by prior scale and exploration: the table behind decision 0008.
 
-Run with ``python -m benchmarks.defaults`` in the environment of ``make bench-engine``.
+Run ``python -m benchmarks.defaults [PROBLEM ...]`` in the environment of ``make bench-engine``.
 """
 
 import importlib
@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.peers import HARNESS, HERE
 
 PAIRS = ((1.0, 1.0), (1.0, 0.5), (2.0, 0.35), (3.0, 0.25))
+Chosen = tuple[str, dict[str, Any]]
 PLAIN = ("linear", "newarms", "digits", "delayed")
 
 
@@ -33,14 +34,21 @@ def main() -> None:
     sys.path[:0] = [str(HARNESS), str(HERE)]
     bench, envs = importlib.import_module("bench"), importlib.import_module("envs")
     importlib.import_module("peers_adapter")
-    settings = [("ours", {"prior_sd": sd, "exploration": e}) for sd, e in PAIRS]
-    settings.append(("numba-limit", {"v": 0.1}))
+    usual: list[Chosen] = [("ours", {"prior_sd": sd, "exploration": e}) for sd, e in PAIRS]
+    usual.append(("numba-limit", {"v": 0.1}))
+    clicks: list[Chosen] = [
+        ("ours", {"prior_sd": sd, "exploration": 0.35, "link": "logistic"}) for sd in (1.0, 2.0)
+    ]
+    clicks.append(("ours", {"prior_sd": 2.0, "exploration": 0.35}))
     problems: list[tuple[str, Callable[[int], Any], range]] = [
         (name, envs.ENVS[name], range(10)) for name in PLAIN
     ]
-    problems += [(f"smooth {n}", smooth(envs, n), range(100, 116)) for n in (2, 5)]
+    problems.append(("logistic", envs.ENVS["logistic"], range(10)))
+    problems += [(f"smooth-{n}", smooth(envs, n), range(100, 116)) for n in (2, 5)]
     for problem, build, seeds in problems:
-        for engine, chosen in settings:
+        if sys.argv[1:] and problem not in sys.argv[1:]:
+            continue
+        for engine, chosen in clicks if problem == "logistic" else usual:
             found = []
             for seed in seeds:
                 env = build(seed)

@@ -31,6 +31,8 @@ policies += [{"kind": kind, "posterior": "beta_bernoulli"} for kind in kinds]
 policies.append({"posterior": "beta_bernoulli", "pooled": True})
 policies.append({"terms": [{"of": "context:variant:channel"}], "pooled": True})
 policies.append({"posterior": "logistic"})
+own = {"terms": [{"of": "context:variant:channel"}]}
+policies.append({**own, "posterior": "logistic", "pooled": True})
 many = 17_000
 policies += [{"fourier": {}}]
 for channels in (["x"], ["x", "y"]):
