@@ -1,10 +1,16 @@
-"""Hypothesis profiles: no deadline, because a kernel's first call compiles it."""
+"""What all tests share: Hypothesis profiles, real data, a real PostgreSQL.
+
+Hypothesis has no deadline, because a kernel's first call compiles it.
+"""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.postgres import PostgresServer
 
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -20,3 +26,11 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is absent: {folder} (set BANDIT_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Run a PostgreSQL of this test run's own, on the first demand."""
+    server = PostgresServer()
+    yield server
+    server.stop()

@@ -1,5 +1,6 @@
 """A server in this process, spoken to over a real loopback channel."""
 
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,9 @@ from server.transport import DEFAULT_TENANT
 
 START = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 SECOND = 1_000_000
+
+Store = Callable[[Path], str]
+"""Makes a new database, in this folder if it is a file; gives its URL."""
 
 SPEC: dict[str, Any] = {
     "name": "welcome",
@@ -103,12 +107,16 @@ def read_refusal(error: grpc.RpcError) -> Refusal:
 
 
 class Peer:
-    """A server on a database in a folder, and a channel to it."""
+    """A server on a database, SQLite in a folder unless told otherwise, and a channel to it."""
 
     def __init__(self, folder: Path, *, clock: Clock | None = None, **settings: object) -> None:
         self.clock = clock
-        database = f"sqlite:///{folder / 'bandit.db'}"
-        self.settings = Settings(database=database, port=0, grace=5.0, **settings)
+        settings.setdefault("database", f"sqlite:///{folder / 'bandit.db'}")
+        if not settings["database"].startswith("sqlite"):
+            secret = settings["secret_file"] = folder / "bandit.db.secret"
+            if not secret.exists():
+                secret.write_text(secrets.token_hex(32))
+        self.settings = Settings(port=0, grace=5.0, **settings)
         self.start()
 
     def start(self) -> None:

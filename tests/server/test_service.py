@@ -12,7 +12,16 @@ import pytest
 
 from server.clock import to_us
 from server.pb import bandit_pb2 as pb
-from tests.server.harness import SECOND, START, Clock, Peer, decide_request, refusal, reward_request
+from tests.server.harness import (
+    SECOND,
+    START,
+    Clock,
+    Peer,
+    Store,
+    decide_request,
+    refusal,
+    reward_request,
+)
 
 NOBODY = "00000000-0000-7000-8000-000000000000"
 THREADS = 16
@@ -227,12 +236,13 @@ def test_a_batch_is_what_single_decisions_would_have_been(tmp_path: Path):
             assert {d.snapshot_version for d in many} == {1}
 
 
-def test_concurrent_calls_decide_as_if_alone(tmp_path: Path):
+def test_concurrent_calls_decide_as_if_alone(store: Store, tmp_path: Path):
     """Calls that come at the same time are decided together; nobody may notice."""
     for folder in ("crowd", "alone"):
         (tmp_path / folder).mkdir()
     clock = Clock()
-    with Peer(tmp_path / "crowd", clock=clock) as crowd:
+    crowded = store(tmp_path / "crowd")
+    with Peer(tmp_path / "crowd", clock=clock, database=crowded) as crowd:
         shutil.copy(tmp_path / "crowd/bandit.db.secret", tmp_path / "alone/bandit.db.secret")
         with Peer(tmp_path / "alone", clock=clock) as alone:
             for peer in (crowd, alone):
@@ -380,8 +390,8 @@ def test_sixteen_at_once_create_one_experiment(peer: Peer):
     assert len(set(etags)) == 30
 
 
-def test_a_restart_forgets_nothing(tmp_path: Path):
-    with Peer(tmp_path, clock=Clock()) as peer:
+def test_a_restart_forgets_nothing(store: Store, tmp_path: Path):
+    with Peer(tmp_path, clock=Clock(), database=store(tmp_path)) as peer:
         name = peer.create("lasting", groups={"random": 0.3})
         requests = [decide_request(name, f"r{i}", include_propensities=True) for i in range(30)]
         first = [peer.decisions.Decide(request).decision for request in requests]
@@ -402,14 +412,15 @@ def test_a_restart_forgets_nothing(tmp_path: Path):
         assert peer.experiment(name) == before
 
 
-def test_the_published_belief_survives_a_restart_bit_for_bit(tmp_path: Path):
+def test_the_published_belief_survives_a_restart_bit_for_bit(store: Store, tmp_path: Path):
     (tmp_path / "restarted").mkdir()
     (tmp_path / "running").mkdir()
     clock = Clock()
     with Peer(tmp_path / "running", clock=clock) as running:
         source = tmp_path / "running/bandit.db.secret"
         shutil.copy(source, tmp_path / "restarted/bandit.db.secret")
-        with Peer(tmp_path / "restarted", clock=clock) as restarted:
+        kept = store(tmp_path / "restarted")
+        with Peer(tmp_path / "restarted", clock=clock, database=kept) as restarted:
             for peer in (running, restarted):
                 peer.create("same")
                 for i in range(20):

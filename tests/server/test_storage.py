@@ -18,6 +18,7 @@ from server import catalogue, storage
 from server.database import Database
 from server.schema import decisions, experiments, outcomes, reward_events
 from server.storage import Closed, DecisionRow, EventRow, Logged, Recorded
+from tests.server.harness import Store
 
 SECOND = 1_000_000
 RULE = OutcomeRule(
@@ -29,8 +30,8 @@ SILENT = OutcomeRule(rewards=RULE.rewards, window=10, silence="ignore")
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path_factory.mktemp('storage') / 'bandit.db'}")
+def database(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    made = Database(store(tmp_path_factory.mktemp("storage")))
     yield made
     made.close()
 
@@ -374,8 +375,8 @@ def test_an_experiment_that_is_gone_takes_no_place(connection: Connection):
         storage.take_seq(connection, 12_345, 1)
 
 
-def test_places_are_taken_in_the_transaction(tmp_path: Path):
-    made = Database(f"sqlite:///{tmp_path / 'bandit.db'}")
+def test_places_are_taken_in_the_transaction(store: Store, tmp_path: Path):
+    made = Database(store(tmp_path))
     with made.writer.begin() as connection:
         one = add(connection, "one")
     with made.writer.connect() as connection:

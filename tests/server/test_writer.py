@@ -21,14 +21,14 @@ from server.deciding import Plan
 from server.schema import decisions
 from server.storage import DecisionRow, EventRow
 from server.writer import AppendDecisions, AppendEvents, Writer
-from tests.server.harness import eventually
+from tests.server.harness import Store, eventually
 
 RULE = OutcomeRule(rewards=(Reward(name="click"),), window=10)
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'bandit.db'}")
+def database(store: Store, tmp_path: Path) -> Iterator[Database]:
+    made = Database(store(tmp_path))
     yield made
     made.close()
 
@@ -77,12 +77,10 @@ def appended(experiment: int, rows: list[DecisionRow]) -> AppendDecisions:
     return AppendDecisions(Plan(live, asked, 0, None), rows)
 
 
-def stored(path: Path) -> set[str]:
+def stored(database: Database) -> set[str]:
     """Read request ids from outside: only what is committed."""
-    connection = sqlite3.connect(path)
-    found = {r for (r,) in connection.execute("select request_id from decisions")}
-    connection.close()
-    return found
+    with database.reader.connect() as connection:
+        return set(connection.execute(select(decisions.c.request_id)).scalars())
 
 
 class Gate:
@@ -103,19 +101,19 @@ class Gate:
         self._thread.join()
 
 
-def test_many_threads_and_everything_is_durable(writer: Writer, one: int, tmp_path: Path):
+def test_many_threads_and_everything_is_durable(database: Database, writer: Writer, one: int):
     def work(k: int) -> list[str]:
         acknowledged = []
         for i in range(25):
             [logged] = writer.write(appended(one, [row(f"{k}-{i}")]))
             if i % 8 == 0:
-                assert logged.row.request_id in stored(tmp_path / "bandit.db")
+                assert logged.row.request_id in stored(database)
             acknowledged.append(logged.row.request_id)
         return acknowledged
 
     with ThreadPoolExecutor(16) as pool:
         acknowledged = [r for part in pool.map(work, range(16)) for r in part]
-    assert stored(tmp_path / "bandit.db") == set(acknowledged)
+    assert stored(database) == set(acknowledged)
     assert len(acknowledged) == 16 * 25
 
 
@@ -177,14 +175,29 @@ def test_events_follow_decisions_of_the_same_transaction(writer: Writer, one: in
 
 
 def full(engine: Engine, *, is_full: bool) -> None:
-    """Let no page be added to the database, as on a full disk."""
+    """Let nothing be added to the database, as on a full disk."""
     with engine.connect() as connection:
-        pages = connection.execute(text("pragma page_count")).scalar_one() if is_full else 2**30
-        connection.execute(text(f"pragma max_page_count = {pages}"))
+        if engine.dialect.name == "sqlite":
+            count = "pragma page_count"
+            pages = connection.execute(text(count)).scalar_one() if is_full else 2**30
+            connection.execute(text(f"pragma max_page_count = {pages}"))
+            return
+        if is_full:
+            connection.execute(text(FULL))
+        else:
+            connection.execute(text("DROP FUNCTION is_full CASCADE"))
+        connection.commit()
+
+
+FULL = """
+CREATE FUNCTION is_full() RETURNS trigger LANGUAGE plpgsql
+  AS $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = 'disk_full'; END $$;
+CREATE TRIGGER is_full BEFORE INSERT ON decisions EXECUTE FUNCTION is_full()
+"""
 
 
 def test_a_full_disk_fails_every_waiter_and_the_writer_lives_on(
-    database: Database, writer: Writer, one: int, tmp_path: Path
+    database: Database, writer: Writer, one: int
 ):
     full(database.writer, is_full=True)
     gate = Gate(writer)
@@ -196,15 +209,13 @@ def test_a_full_disk_fails_every_waiter_and_the_writer_lives_on(
         gate.open()
         errors = [future.exception() for future in waiting]
     assert {type(error) for error in errors} == {UnavailableError}
-    assert stored(tmp_path / "bandit.db") == set()
+    assert stored(database) == set()
     full(database.writer, is_full=False)
     [logged] = writer.write(appended(one, [row("after")]))
     assert logged.seq == 1
 
 
-def test_a_failed_commit_fails_its_waiters(
-    database: Database, writer: Writer, one: int, tmp_path: Path
-):
+def test_a_failed_commit_fails_its_waiters(database: Database, writer: Writer, one: int):
     failures = [OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))]
 
     @event.listens_for(database.writer, "commit")
@@ -214,7 +225,7 @@ def test_a_failed_commit_fails_its_waiters(
 
     with pytest.raises(UnavailableError, match="did not take the write"):
         writer.write(appended(one, [row("a")]))
-    assert stored(tmp_path / "bandit.db") == set()
+    assert stored(database) == set()
     assert writer.write(appended(one, [row("b")]))[0].seq == 1
 
 
@@ -243,7 +254,7 @@ def test_a_bug_fails_its_callers_and_the_writer_lives_on(writer: Writer):
     assert writer.call(lambda _: 7) == 7
 
 
-def test_stop_writes_what_waits(database: Database, one: int, writer: Writer, tmp_path: Path):
+def test_stop_writes_what_waits(database: Database, one: int, writer: Writer):
     mine = Writer(database.writer)
     gate = Gate(writer)  # holds the one connection
     with ThreadPoolExecutor(5) as pool:
@@ -254,7 +265,7 @@ def test_stop_writes_what_waits(database: Database, one: int, writer: Writer, tm
         stopping = pool.submit(mine.stop)
         assert sorted(future.result()[0].seq for future in waiting) == [1, 2, 3, 4]
         stopping.result()
-    assert len(stored(tmp_path / "bandit.db")) == 4
+    assert len(stored(database)) == 4
 
 
 def test_a_job_after_the_stop_is_refused(database: Database, one: int):
@@ -267,7 +278,7 @@ def test_a_job_after_the_stop_is_refused(database: Database, one: int):
         assert connection.execute(select(decisions)).all() == []
 
 
-def test_a_stop_amid_callers_leaves_nobody_waiting(database: Database, one: int, tmp_path: Path):
+def test_a_stop_amid_callers_leaves_nobody_waiting(database: Database, one: int):
     mine = Writer(database.writer)
     mine.start()
     acknowledged: list[str] = []
@@ -288,4 +299,4 @@ def test_a_stop_amid_callers_leaves_nobody_waiting(database: Database, one: int,
     for thread in threads:
         thread.join(10)
     assert not any(thread.is_alive() for thread in threads)
-    assert stored(tmp_path / "bandit.db") == set(acknowledged)
+    assert stored(database) == set(acknowledged)
