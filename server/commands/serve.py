@@ -63,7 +63,7 @@ def serve(  # noqa: PLR0913  one per setting
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
     if settings.supervised:
-        threading.Thread(target=lambda: (sys.stdin.read(), asked.set()), daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(asked,), daemon=True).start()
     server = Server(settings)
     server.start()
     gc.collect()
@@ -73,3 +73,9 @@ def serve(  # noqa: PLR0913  one per setting
     sys.stdout.flush()
     asked.wait()
     server.stop()
+
+
+def _end_with_parent(asked: threading.Event) -> None:
+    """Ask for a stop when standard input closes."""
+    sys.stdin.read()
+    asked.set()
