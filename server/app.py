@@ -60,7 +60,8 @@ class Server:
             leases, self.follower = None, None
             if self.database.is_shared:
                 holder = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(6)}"
-                leases = Leases(holder, self.writer, reader, clock)
+                term = round(settings.lease * 1e6)
+                leases = Leases(holder, self.writer, reader, clock, term=term)
                 self.follower = Follower(self.live, reader, every=settings.poll)
             self.learner = Learner(self.live, reader, self.writer, clock, leases)
             self._transport = Transport(

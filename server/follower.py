@@ -67,11 +67,12 @@ class Follower:
                 self._confirm(head)
 
     def look_up(self, tenant: str, name: str) -> None:
-        """Take in an experiment that another process has just created."""
+        """Take in an experiment that another process has just created or started."""
         with self._reader.connect() as connection:
             row = catalogue.find_experiment(connection, tenant, name)
             if row is not None:
                 self._live.take_in(connection, row)
+                self._live.set_state(row)
 
     def _confirm(self, head: Head) -> None:
         """Pass on what the learner said of its snapshot, if that is the one here."""

@@ -121,6 +121,10 @@ class Learner:
         -------
         Whether there may be more to do at once.
         """
+        if self._leases is not None and not self._is_mine(live.id):
+            if not self._leases.acquire(live.id):
+                return False
+            self._students.pop(live.id, None)
         began = self._clock()
         student = self._student(live)
         busy = self._settle(live, student)

@@ -161,12 +161,18 @@ class Leases:
         with self._reader.connect() as connection:
             unheld = free(connection, now, FEW)
         for one in unheld:
-            epoch = self._writer.call(
-                lambda c, one=one: take(c, one, self.holder, now, self._term),  # type: ignore[misc]
-                experiment_id=one,
-            )
-            if epoch is not None:
-                self._epochs[one] = epoch
+            self.acquire(one)
+
+    def acquire(self, experiment_id: int) -> bool:
+        """Take the lease of one experiment, if it is free or held already."""
+        now = self._clock()
+        epoch = self._writer.call(
+            lambda c: take(c, experiment_id, self.holder, now, self._term),
+            experiment_id=experiment_id,
+        )
+        if epoch is not None:
+            self._epochs[experiment_id] = epoch
+        return epoch is not None
 
     def lose(self, experiment_id: int) -> None:
         """Forget a lease that another process has taken."""

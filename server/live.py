@@ -69,7 +69,8 @@ class Live:
     Attributes
     ----------
     look_up
-        Called for an experiment that is not here: another process may have created it.
+        Called for an experiment that is not here or not started: another process may have
+        created or started it.
     """
 
     def __init__(self, secret: bytes, clock: Clock = system_clock) -> None:
@@ -176,7 +177,7 @@ class Live:
             If the tenant has none of this name.
         """
         entry = self._entries.get((tenant, name))
-        if entry is None:
+        if entry is None or entry.state is State.DRAFT:
             self.look_up(tenant, name)
             entry = self._entries.get((tenant, name))
         if entry is None:

@@ -39,6 +39,8 @@ class Settings(BaseSettings):
         Whether other processes may listen on the same port.
     supervised
         Whether to stop when standard input closes: the process that started this one is gone.
+    lease
+        Seconds after which another process learns for one that is gone.
     poll
         Seconds between two looks at what other processes wrote.
     insecure
@@ -59,6 +61,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=64)
     share_port: bool = False
     supervised: bool = False
+    lease: float = Field(default=6.0, ge=0.5, le=600.0)
     poll: float = Field(default=0.2, ge=0.01, le=10.0)
     insecure: bool = False
 

@@ -124,7 +124,10 @@ class _Workers:
                 self._running[i] = self._spawn()
 
     def _stop(self) -> int:
-        """Let all drain; give 1 if one had to be ended, or ended badly."""
+        """Let all drain; give 1 if one had to be ended, or ended badly.
+
+        One that was still starting ends by the signal itself: it had nothing to drain.
+        """
         for worker in self._running:
             if worker.poll() is None:
                 worker.terminate()
@@ -135,4 +138,4 @@ class _Workers:
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
-        return int(any(worker.returncode for worker in self._running))
+        return int(any(w.returncode not in (0, -signal.SIGTERM) for w in self._running))
