@@ -2,6 +2,8 @@
 
 import logging
 import os
+import secrets
+import socket
 import threading
 from ipaddress import ip_address
 
@@ -13,7 +15,9 @@ from bandit.warm_up import warm_up
 from server import catalogue
 from server.clock import Clock, system_clock
 from server.database import Database, check_url
+from server.follower import Follower
 from server.learner import Learner
+from server.leasing import Leases
 from server.live import Live
 from server.service import DecisionService, ExperimentService
 from server.settings import Settings, load_secret
@@ -46,14 +50,20 @@ class Server:
         secret = load_secret(settings)
         self.database = Database(settings.database)
         try:
-            with self.database.writer.begin() as connection:
+            with self.database.alone() as connection:
                 check_secret(connection, secret)
             self.live = Live(secret, clock)
             with self.database.reader.connect() as connection:
                 self.live.load(connection)
             reader = self.database.reader
             self.writer = Writer(self.database.writer, on_health=self._tell_health)
-            self.learner = Learner(self.live, reader, self.writer, clock)
+            leases, self.follower = None, None
+            if self.database.is_shared:
+                holder = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(6)}"
+                term = round(settings.lease * 1e6)
+                leases = Leases(holder, self.writer, reader, clock, term=term)
+                self.follower = Follower(self.live, reader, every=settings.poll)
+            self.learner = Learner(self.live, reader, self.writer, clock, leases)
             self._transport = Transport(
                 settings,
                 DecisionService(self.live, reader, self.writer, clock, self.learner.notify),
@@ -76,6 +86,8 @@ class Server:
         probe = str(self._clock())
         self.writer.call(lambda c: catalogue.set_fact(c, "last_start", probe))
         self.learner.start()
+        if self.follower is not None:
+            self.follower.start()
         self._transport.start()
         self._is_open = True
         self._transport.set_serving(is_serving=True)
@@ -101,6 +113,8 @@ class Server:
         self._is_open = False
         try:
             self._transport.stop(self.settings.grace)
+            if self.follower is not None:
+                self.follower.stop()
             self.learner.stop()
             self.writer.stop()
             self.database.close()

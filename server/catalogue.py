@@ -15,7 +15,7 @@ from bandit.errors import (
     NotFoundError,
     StateError,
 )
-from server.schema import AnyRow, experiments, facts, snapshots
+from server.schema import AnyRow, experiments, facts, leases, snapshots
 
 KEPT_POSTERIORS = 3
 
@@ -113,6 +113,39 @@ def list_experiments(connection: Connection, tenant: str | None = None) -> Seque
     if tenant is not None:
         chosen = chosen.where(experiments.c.tenant == tenant)
     return connection.execute(chosen).all()
+
+
+class Head(NamedTuple):
+    """Where an experiment stands, in a few numbers: what replicas poll.
+
+    Attributes
+    ----------
+    version
+        Of the newest snapshot; None before the first.
+    current_at
+        Moment to which that snapshot holds all outcomes, as far as its learner said.
+    """
+
+    id: int
+    tenant: str
+    name: str
+    revision: int
+    version: int | None
+    current_at: int | None
+
+
+def heads(connection: Connection) -> list[Head]:
+    """Read where every experiment stands."""
+    newest = (
+        select(func.max(snapshots.c.version))
+        .where(snapshots.c.experiment_id == experiments.c.id)
+        .scalar_subquery()
+    )
+    columns = experiments.c
+    chosen = select(
+        columns.id, columns.tenant, columns.name, columns.revision, newest, leases.c.current_at
+    ).outerjoin(leases, leases.c.experiment_id == columns.id)
+    return [Head(*row) for row in connection.execute(chosen)]
 
 
 def set_state(connection: Connection, experiment_id: int, state: State) -> AnyRow:

@@ -4,6 +4,8 @@ On SQLite exactly one connection writes and checkpoints (releases 3.7.0 to 3.51.
 commits with two); all others are query-only. A lock file keeps a second server away.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,6 @@ class Database:
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.url = check_url(url)
         self._lock: FileLock | None = None
-        self._held: Connection | None = None
         path = _path(self.url)
         if read_only and path is not None and not path.is_file():
             raise InvalidInputError(f"there is no database {path}", field="database")
@@ -60,9 +61,8 @@ class Database:
         try:
             if not read_only:
                 self.writer = _engine(self.url, pool=StaticPool if path else None, write=True)
-                with self.writer.begin() as connection:
+                with self.alone() as connection:
                     _migrate(connection)
-                self._hold()
             self.reader = _engine(self.url, pool=None, write=False)
             with self.reader.connect() as connection:
                 _check_revision(connection)
@@ -73,20 +73,21 @@ class Database:
             self.close()
             raise
 
-    def _hold(self) -> None:
-        """Keep a second server off a PostgreSQL database for as long as this one lives."""
-        if self.url.get_backend_name() != "postgresql":
-            return
-        self._held = self.writer.connect().execution_options(isolation_level="AUTOCOMMIT")
-        got = self._held.exec_driver_sql(f"SELECT pg_try_advisory_lock({_LOCK_KEY})").scalar_one()
-        if not got:
-            raise UnavailableError("another server holds this database", field="database")
+    @property
+    def is_shared(self) -> bool:
+        """Whether several servers may use it at a time."""
+        return self.url.get_backend_name() != "sqlite"
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """Begin a transaction beside which no other server can begin one like it."""
+        with self.writer.begin() as connection:
+            if self.url.get_backend_name() == "postgresql":
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
+            yield connection
 
     def close(self) -> None:
         """Close every connection and give up the lock."""
-        if self._held is not None:
-            self._held.invalidate()
-            self._held.close()
         for name in ("reader", "writer"):
             engine: Engine | None = getattr(self, name, None)
             if engine is not None:

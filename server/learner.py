@@ -7,11 +7,14 @@ its place in one transaction.
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from sqlalchemy import Engine
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from bandit import encoding
 from bandit.errors import BanditError, ConflictError
@@ -20,12 +23,15 @@ from bandit.posterior import Posterior
 from server import catalogue, storage
 from server.catalogue import Published, State
 from server.clock import Clock
+from server.database import storage_error
+from server.leasing import Leases
 from server.live import Live, LiveExperiment
 from server.schema import AnyRow
 from server.writer import Writer
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 FOLD_ROWS = 10_000
 _LONGEST_SLEEP = 0.25
 
@@ -64,9 +70,19 @@ class Learner:
         Stores outcomes and snapshots.
     clock
         Decides what is due.
+    leases
+        Which experiments are this process's to learn; None if all are.
     """
 
-    def __init__(self, live: Live, reader: Engine, writer: Writer, clock: Clock) -> None:
+    def __init__(
+        self,
+        live: Live,
+        reader: Engine,
+        writer: Writer,
+        clock: Clock,
+        leases: Leases | None = None,
+    ) -> None:
+        self._leases = leases
         self._live = live
         self._reader = reader
         self._writer = writer
@@ -86,6 +102,8 @@ class Learner:
         self._wake.set()
         if self._thread.ident is not None:  # it was started
             self._thread.join()
+            if self._leases is not None:
+                self._leases.release()
 
     def notify(self) -> None:
         """Say that outcomes were closed, so that the learner need not sleep on."""
@@ -103,6 +121,10 @@ class Learner:
         -------
         Whether there may be more to do at once.
         """
+        if self._leases is not None and not self._is_mine(live.id):
+            if not self._leases.acquire(live.id):
+                return False
+            self._students.pop(live.id, None)
         began = self._clock()
         student = self._student(live)
         busy = self._settle(live, student)
@@ -120,13 +142,14 @@ class Learner:
         while not self._stopping:
             self._wake.clear()
             busy = False
+            self._look_at_leases()
             for live in self._live.entries():
-                if live.state is State.DRAFT:
+                if live.state is State.DRAFT or not self._is_mine(live.id):
                     continue
                 try:
                     busy |= self.step(live)
                 except ConflictError as error:  # somebody else published: look again
-                    self._students.pop(live.id, None)
+                    self._lose(live.id)
                     log.warning("learning of %r: %s", live.experiment.spec.name, error)
                 except BanditError as error:
                     log.error("learning of %r: %s", live.experiment.spec.name, error)  # noqa: TRY400
@@ -134,6 +157,31 @@ class Learner:
                     log.exception("the learner met a bug in %r", live.experiment.spec.name)
             if not busy and not self._stopping:
                 self._wake.wait(self._pause())
+
+    def _look_at_leases(self) -> None:
+        if self._leases is None:
+            return
+        current = {i: at for i in self._students if (at := self._live.confirmed_at(i))}
+        try:
+            self._leases.look(current)
+        except (BanditError, SQLAlchemyError) as error:
+            log.error("leases: %s", storage_error(error) or error)  # noqa: TRY400
+        for one in [one for one in self._students if not self._is_mine(one)]:
+            del self._students[one]
+
+    def _is_mine(self, experiment_id: int) -> bool:
+        return self._leases is None or self._leases.epoch(experiment_id) is not None
+
+    def _lose(self, experiment_id: int) -> None:
+        self._students.pop(experiment_id, None)
+        if self._leases is not None:
+            self._leases.lose(experiment_id)
+
+    def _write(self, experiment_id: int, write: Callable[[Connection], T]) -> T:
+        """Write what a learner writes: under its lease, where there are leases."""
+        if self._leases is None:
+            return self._writer.call(write, experiment_id=experiment_id)
+        return self._leases.fenced(experiment_id, write)
 
     def _pause(self) -> float:
         """Give the seconds until something can be due."""
@@ -160,7 +208,7 @@ class Learner:
         if now < student.due_at:
             return False
         rule = live.experiment.spec.outcome
-        closed = self._writer.call(lambda c: storage.close_due(c, live.id, rule, now))
+        closed = self._write(live.id, lambda c: storage.close_due(c, live.id, rule, now))
         pause = 60_000_000 if live.state is State.ARCHIVED else 250_000
         nothing_open = now + min(rule.window_us, pause)
         student.due_at = closed.next_due if closed.next_due is not None else nothing_open
@@ -192,6 +240,6 @@ class Learner:
         published = Published(
             version, snapshot.seq, snapshot.count, encoding.digest(data), now, data
         )
-        self._writer.call(lambda c: catalogue.add_snapshot(c, live.id, published))
+        self._write(live.id, lambda c: catalogue.add_snapshot(c, live.id, published))
         self._live.publish(live.id, snapshot, now)
         student.version, student.new, student.first_at = version, 0, None

@@ -4,6 +4,7 @@ Entries are immutable and replaced whole, so a reader needs no lock and sees one
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sqlalchemy.engine import Connection
@@ -64,12 +65,20 @@ class Live:
         Keys draws and groups of every experiment.
     clock
         Tells since when a belief may be out of date.
+
+    Attributes
+    ----------
+    look_up
+        Called for an experiment that is not here or not started: another process may have
+        created or started it.
     """
 
     def __init__(self, secret: bytes, clock: Clock = system_clock) -> None:
+        self.look_up: Callable[[str, str], None] = lambda _tenant, _name: None
         self._secret = secret
         self._clock = clock
         self._current: dict[int, int] = {}
+        self._seen: dict[int, int] = {}
         self._entries: dict[tuple[str, str], LiveExperiment] = {}
         self._lock = threading.Lock()
 
@@ -82,13 +91,25 @@ class Live:
             If a stored specification or posterior can not be read: nothing is guessed.
         """
         for row in catalogue.list_experiments(connection):
-            self.add(row)
-            posterior, published = self.restore(connection, self.find(row.tenant, row.name))
-            if published is not None:
-                snapshot = self.find(row.tenant, row.name).experiment.publish(
-                    posterior, version=published.version
-                )
-                self.publish(row.id, snapshot, published.published_at)
+            self.take_in(connection, row)
+
+    def take_in(self, connection: Connection, row: AnyRow) -> LiveExperiment:
+        """Take in a stored experiment with its newest snapshot, unless it is here."""
+        known = self._entries.get((row.tenant, row.name))
+        return known or self._insert(self._with_newest(connection, self._entry(row)))
+
+    def refresh(self, connection: Connection, live: LiveExperiment) -> None:
+        """Read an experiment's newest snapshot, and let decisions read it."""
+        fresh = self._with_newest(connection, live)
+        if fresh.published_at is not None:
+            self.publish(live.id, fresh.snapshot, fresh.published_at)
+
+    def _with_newest(self, connection: Connection, entry: LiveExperiment) -> LiveExperiment:
+        posterior, published = self.restore(connection, entry)
+        if published is None:
+            return entry
+        snapshot = entry.experiment.publish(posterior, version=published.version)
+        return replace(entry, snapshot=snapshot, published_at=published.published_at)
 
     def restore(
         self, connection: Connection, live: LiveExperiment
@@ -111,13 +132,14 @@ class Live:
     def add(self, row: AnyRow) -> LiveExperiment:
         """Take in a stored experiment, with the prior as its belief, unless it is here."""
         known = self._entries.get((row.tenant, row.name))
-        if known is not None:
-            return known
+        return known or self._insert(self._entry(row))
+
+    def _entry(self, row: AnyRow) -> LiveExperiment:
         try:
             experiment, state = self._build(row.spec, row.tenant), State(row.state)
         except (ValueError, TypeError, AttributeError, BanditError) as error:
             raise CorruptionError(f"experiment {row.name!r}: {error}") from None
-        entry = LiveExperiment(
+        return LiveExperiment(
             id=row.id,
             tenant=row.tenant,
             experiment=experiment,
@@ -126,6 +148,8 @@ class Live:
             created_at=row.created_at,
             snapshot=experiment.publish(experiment.prior(), version=0),
         )
+
+    def _insert(self, entry: LiveExperiment) -> LiveExperiment:
         with self._lock:
             return self._entries.setdefault(_key(entry), entry)
 
@@ -153,6 +177,9 @@ class Live:
             If the tenant has none of this name.
         """
         entry = self._entries.get((tenant, name))
+        if entry is None or entry.state is State.DRAFT:
+            self.look_up(tenant, name)
+            entry = self._entries.get((tenant, name))
         if entry is None:
             raise NotFoundError(f"no experiment {name[:64]!r}", field=field)
         return entry
@@ -174,15 +201,21 @@ class Live:
         """Let decisions read another belief."""
         with self._lock:
             entry = self._by_id(experiment_id)
-            self._entries[_key(entry)] = replace(entry, snapshot=snapshot, published_at=at)
+            if snapshot.version > entry.snapshot.version:
+                self._entries[_key(entry)] = replace(entry, snapshot=snapshot, published_at=at)
 
     def confirm(self, experiment_id: int, at: int) -> None:
         """Note that every outcome closed before ``at`` is in the published belief."""
         self._current[experiment_id] = at
 
+    def confirmed_at(self, experiment_id: int) -> int | None:
+        """Give the last moment for which ``confirm`` said so, or None."""
+        return self._current.get(experiment_id)
+
     def current_at(self, experiment_id: int) -> int:
         """Give the last moment for which ``confirm`` said so; the first look if none."""
-        return self._current.setdefault(experiment_id, self._clock())
+        known = self._current.get(experiment_id)
+        return self._seen.setdefault(experiment_id, self._clock()) if known is None else known
 
     def _by_id(self, experiment_id: int) -> LiveExperiment:
         return next(e for e in self._entries.values() if e.id == experiment_id)

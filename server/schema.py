@@ -124,3 +124,18 @@ snapshots = Table(
     Column("posterior", LargeBinary),
 )
 """Every publication keeps its digest; only the newest keep the posterior itself."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("until", BigInteger, nullable=False),
+    Column("current_at", BigInteger, nullable=False),
+    Index("ix_leases_holder", "holder"),
+)
+"""Which process learns for an experiment, until when, and up to which moment it has.
+
+A lease only says who shall learn; what keeps two from doing so is ``experiments.epoch``, which
+every change of holder raises and every write of a learner compares.
+"""

@@ -394,7 +394,7 @@ class ExperimentService:
                 raise StateError(f"experiment {name!r} is {State(row.state).name}", field="name")
             return catalogue.set_state(connection, live.id, to)
 
-        return self._live.set_state(self._writer.call(move))
+        return self._live.set_state(self._writer.call(move, experiment_id=live.id))
 
     def _message(self, live: LiveExperiment) -> pb.Experiment:
         with self._reader.connect() as connection:

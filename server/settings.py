@@ -33,6 +33,16 @@ class Settings(BaseSettings):
         Largest request.
     grace
         Seconds to finish what is under way at a stop.
+    workers
+        Processes that serve together, on a database that takes several.
+    share_port
+        Whether other processes may listen on the same port.
+    supervised
+        Whether to stop when standard input closes: the process that started this one is gone.
+    lease
+        Seconds after which another process learns for one that is gone.
+    poll
+        Seconds between two looks at what other processes wrote.
     insecure
         Whether a non-loopback address may be served without TLS.
     """
@@ -48,6 +58,11 @@ class Settings(BaseSettings):
     max_experiments: int = Field(default=1_000, ge=1, le=100_000)
     max_message_bytes: int = Field(default=4 * 2**20, ge=1_024, le=64 * 2**20)
     grace: float = Field(default=10.0, ge=0.0, le=600.0)
+    workers: int = Field(default=1, ge=1, le=64)
+    share_port: bool = False
+    supervised: bool = False
+    lease: float = Field(default=6.0, ge=0.5, le=600.0)
+    poll: float = Field(default=0.2, ge=0.01, le=10.0)
     insecure: bool = False
 
 

@@ -100,6 +100,14 @@ def take_seq(connection: Connection, experiment_id: int, n: int) -> int:
     return int(taken) - n
 
 
+def lock(connection: Connection, experiment_ids: Iterable[int]) -> None:
+    """Lock several experiments' counters in one order, so that no two writers wait in a ring."""
+    ids = sorted(experiment_ids)
+    if len(ids) > 1:
+        chosen = select(experiments.c.id).where(experiments.c.id.in_(ids))
+        connection.execute(chosen.order_by(experiments.c.id).with_for_update())
+
+
 def append_decisions(
     connection: Connection, experiment_id: int, jobs: Sequence[Sequence[DecisionRow]]
 ) -> list[list[Logged]]:
@@ -136,8 +144,8 @@ def merge_decisions(
 
     A job with a conflict is refused whole, and nothing of it is stored.
     """
+    seq = _next_seq(connection, experiment_id)  # first, so that nothing below changes meanwhile
     known = _known_decisions(connection, experiment_id, [r.request_id for j in jobs for r in j])
-    seq = _next_seq(connection, experiment_id)
     fresh: list[DecisionRow] = []
     results: list[list[Logged] | BanditError] = []
     for job in jobs:

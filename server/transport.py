@@ -71,7 +71,7 @@ class Transport:
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(settings.share_port)),
                 ("grpc.max_metadata_size", 16_384),
             ],
         )

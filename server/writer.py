@@ -89,13 +89,19 @@ class AppendEvents(Job[list[Recorded | BanditError]]):
 
 
 class Call(Job[T]):
-    """Run a function on the writing connection, in a savepoint of its own."""
+    """Run a function on the writing connection, in a savepoint of its own.
 
-    __slots__ = ("function",)
+    ``experiment_id`` names the experiment it writes to, if that has a log already.
+    """
 
-    def __init__(self, function: Callable[[Connection], T], rows: int = 1) -> None:
-        super().__init__(rows)
+    __slots__ = ("experiment_id", "function")
+
+    def __init__(
+        self, function: Callable[[Connection], T], experiment_id: int | None = None
+    ) -> None:
+        super().__init__(1)
         self.function = function
+        self.experiment_id = experiment_id
 
 
 class Writer:
@@ -127,6 +133,7 @@ class Writer:
         self._stopped = False
         self._door = threading.Lock()
         self._connection: Connection | None = None
+        self._is_shared = engine.dialect.name != "sqlite"
 
     def start(self) -> None:
         """Begin to write."""
@@ -170,9 +177,15 @@ class Writer:
                 raise UnavailableError("the server is shutting down")
             self._queue.put(job)
 
-    def call(self, function: Callable[[Connection], T]) -> T:
-        """Run a function on the writing connection and wait until it is durable."""
-        return self.write(Call(function))
+    def call(self, function: Callable[[Connection], T], experiment_id: int | None = None) -> T:
+        """Run a function on the writing connection and wait until it is durable.
+
+        Parameters
+        ----------
+        experiment_id
+            The experiment it writes to, if that has a log already.
+        """
+        return self.write(Call(function, experiment_id))
 
     def _run(self) -> None:
         while True:
@@ -259,6 +272,9 @@ class Writer:
         with self._transaction() as connection:
             for job in jobs:
                 job.error = None
+            if self._is_shared:
+                ids = {getattr(job, "experiment_id", None) for job in jobs}
+                storage.lock(connection, [one for one in ids if one is not None])
             for experiment_id, asked in _grouped(jobs, AppendDecisions):
                 append(connection, experiment_id, asked)
             for experiment_id, told in _grouped(jobs, AppendEvents):

@@ -12,6 +12,7 @@ import typer
 
 from server import settings as settings_module
 from server.app import Server
+from server.workers import run_workers
 
 
 def serve(  # noqa: PLR0913  one per setting
@@ -25,6 +26,7 @@ def serve(  # noqa: PLR0913  one per setting
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Requests handled at a time (32).")] = None,
     grace: Annotated[float | None, typer.Option(help="Seconds to drain at a stop (10).")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes, on PostgreSQL (1).")] = None,
     insecure: Annotated[  # noqa: FBT002
         bool, typer.Option("--insecure", help="Allow plain text on other than loopback.")
     ] = False,
@@ -46,11 +48,22 @@ def serve(  # noqa: PLR0913  one per setting
         secret_file=secret_file,
         threads=threads,
         grace=grace,
+        workers=workers,
         insecure=insecure or None,
     )
+    if settings.workers > 1:
+        count, address = settings.workers, settings.host
+        raise typer.Exit(
+            run_workers(
+                settings,
+                lambda port: typer.echo(f"serving on {address}:{port} with {count} workers"),
+            )
+        )
     asked = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
+    if settings.supervised:
+        threading.Thread(target=_end_with_parent, args=(asked,), daemon=True).start()
     server = Server(settings)
     server.start()
     gc.collect()
@@ -60,3 +73,9 @@ def serve(  # noqa: PLR0913  one per setting
     sys.stdout.flush()
     asked.wait()
     server.stop()
+
+
+def _end_with_parent(asked: threading.Event) -> None:
+    """Ask for a stop when standard input closes."""
+    sys.stdin.read()
+    asked.set()
