@@ -23,6 +23,7 @@ from bandit.errors import (
     StateError,
     UnavailableError,
 )
+from server.turn import Turn
 
 _LOCK_KEY = 0x62616E646974  # "bandit"
 _DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
@@ -52,6 +53,7 @@ class Database:
         self.url = check_url(url)
         self._lock: FileLock | None = None
         self._held: Connection | None = None
+        self.turn = Turn()
         path = _path(self.url)
         if read_only and path is not None and not path.is_file():
             raise InvalidInputError(f"there is no database {path}", field="database")
@@ -59,8 +61,9 @@ class Database:
             self._lock = _locked(path)
         try:
             if not read_only:
+                self.turn = Turn(self.url)
                 self.writer = _engine(self.url, pool=StaticPool if path else None, write=True)
-                with self.writer.begin() as connection:
+                with self.turn.taken(), self.writer.begin() as connection:
                     _migrate(connection)
                 self._hold()
             self.reader = _engine(self.url, pool=None, write=False)
@@ -91,6 +94,7 @@ class Database:
             engine: Engine | None = getattr(self, name, None)
             if engine is not None:
                 engine.dispose()
+        self.turn.close()
         if self._lock is not None:
             self._lock.release()
 
