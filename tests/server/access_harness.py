@@ -52,9 +52,9 @@ class Bearer:
         self._peer = peer
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
 
-    def call(self, method: str, request: Message, **kwargs: Any) -> Any:
+    def call(self, method: str, request: Message) -> Any:  # noqa: ANN401  a message
         """Call a method by its name, such as ``DecisionService/Decide``."""
-        return self.method(method)(request, metadata=self.metadata, timeout=20, **kwargs)
+        return self.method(method)(request, metadata=self.metadata, timeout=20)
 
     def method(self, method: str) -> Callable[..., Any]:
         service, _, name = method.partition("/")

@@ -30,7 +30,14 @@ from server.settings import Settings
 from server.tls import Security
 from server.tokens import Role
 from tests.server.access_harness import METHODS, Bearer, code, empty, make_token
-from tests.server.harness import SPEC, Peer, Refusal, decide_request, eventually, refusal
+from tests.server.harness import (
+    SPEC,
+    Peer,
+    Refusal,
+    decide_request,
+    eventually,
+    refusal,
+)
 
 UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
 
@@ -222,7 +229,11 @@ def ask(method: str, experiment: str, decision_id: str) -> Message:
     """Give a request that would succeed for the tenant that has the experiment."""
     one = decide_request(experiment, f"again {method}")
     event = pb.RecordRewardRequest(
-        experiment=experiment, event_id=f"e {method}", decision_id=decision_id, name="click", value=1
+        experiment=experiment,
+        event_id=f"e {method}",
+        decision_id=decision_id,
+        name="click",
+        value=1,
     )
     requests: dict[str, Message] = {
         "DecisionService/Decide": one,
