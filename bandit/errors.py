@@ -47,6 +47,14 @@ class StateError(BanditError):
     """The experiment's state does not allow the call; change the state first."""
 
 
+class UnauthenticatedError(BanditError):
+    """The call carries no credential that is known here; nothing was done."""
+
+
+class ForbiddenError(BanditError):
+    """The credential is known, and its roles do not allow the call; nothing was done."""
+
+
 class UnavailableError(BanditError):
     """The service can not take the call now; the same call may be retried."""
 

@@ -5,7 +5,6 @@ import os
 import secrets
 import socket
 import threading
-from ipaddress import ip_address
 
 from sqlalchemy.engine import Connection
 
@@ -13,6 +12,7 @@ from bandit.errors import InvalidInputError
 from bandit.rng import keyed
 from bandit.warm_up import warm_up
 from server import catalogue
+from server.access import OpenAccess, TokenAccess
 from server.clock import Clock, system_clock
 from server.database import Database, check_url
 from server.follower import Follower
@@ -56,7 +56,13 @@ class Server:
             with self.database.reader.connect() as connection:
                 self.live.load(connection)
             reader = self.database.reader
-            self.writer = Writer(self.database.writer, on_health=self._tell_health)
+            self.writer = Writer(
+                self.database.writer,
+                on_health=self._tell_health,
+                turn=self.database.turn,
+                most_waiting=settings.queue_rows,
+            )
+            self._tokens = TokenAccess(reader, clock) if settings.has_tokens else None
             leases, self.follower = None, None
             if self.database.is_shared:
                 holder = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(6)}"
@@ -71,6 +77,7 @@ class Server:
                     self.live, reader, self.writer, clock, secret, settings.max_experiments
                 ),
                 self.writer,
+                self._tokens or OpenAccess(),
             )
         except BaseException:
             self.database.close()
@@ -88,6 +95,10 @@ class Server:
         self.learner.start()
         if self.follower is not None:
             self.follower.start()
+        if self._tokens is not None:
+            self._tokens.start()
+        elif not self.settings.is_loopback:
+            log.warning("whoever reaches %s may do everything: no tokens", self.settings.host)
         self._transport.start()
         self._is_open = True
         self._transport.set_serving(is_serving=True)
@@ -115,6 +126,8 @@ class Server:
             self._transport.stop(self.settings.grace)
             if self.follower is not None:
                 self.follower.stop()
+            if self._tokens is not None:
+                self._tokens.stop()
             self.learner.stop()
             self.writer.stop()
             self.database.close()
@@ -144,15 +157,18 @@ def check_secret(connection: Connection, secret: bytes) -> None:
 
 
 def _check_address(settings: Settings) -> None:
-    if settings.insecure or settings.host == "localhost":
+    """Refuse to be reached by others in plain text, or by everybody."""
+    if settings.insecure or settings.is_loopback:
         return
-    try:
-        is_loopback = ip_address(settings.host.strip("[]")).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
+    if settings.tls_certificate is None:
         raise InvalidInputError(
             f"{settings.host} is no loopback address, and requests would travel in plain text; "
-            "use 127.0.0.1 behind a proxy that speaks TLS, or say --insecure",
+            "give --tls-certificate and --tls-key, or use 127.0.0.1, or say --insecure",
             field="host",
+        )
+    if not settings.has_tokens:
+        raise InvalidInputError(
+            f"{settings.host} is no loopback address, and whoever reaches it could do "
+            "everything; leave --auth at tokens, or say --insecure",
+            field="auth",
         )

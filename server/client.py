@@ -25,9 +25,11 @@ from bandit.errors import (
     ConflictError,
     CorruptionError,
     DeadlineError,
+    ForbiddenError,
     InvalidInputError,
     NotFoundError,
     StateError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from bandit.policy import ActionName
@@ -36,6 +38,7 @@ from server import convert
 from server.pb import bandit_pb2 as pb
 from server.pb import bandit_pb2_grpc as stubs
 from server.status import DETAILS_KEY
+from server.tls import Security
 
 R = TypeVar("R")
 
@@ -48,6 +51,8 @@ _ERRORS: dict[grpc.StatusCode, type[BanditError]] = {
     grpc.StatusCode.ALREADY_EXISTS: ConflictError,
     grpc.StatusCode.ABORTED: ChangedError,
     grpc.StatusCode.FAILED_PRECONDITION: StateError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.CANCELLED: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
@@ -154,6 +159,8 @@ class BanditClient:
         Seconds that a call may take, retries included.
     fallback
         What ``decide`` answers when the server can not be reached; None raises instead.
+    security
+        Token and TLS; None sends no token, in plain text.
 
     Examples
     --------
@@ -171,6 +178,7 @@ class BanditClient:
         *,
         timeout: float = 5.0,
         fallback: ActionName | None = None,
+        security: Security | None = None,
     ) -> None:
         host, colon, port = address.rpartition(":")
         if not (host and colon and port.isdigit()):
@@ -178,14 +186,9 @@ class BanditClient:
         self._address = address
         self._timeout = timeout
         self._fallback = fallback
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", 64 * 2**20),
-                ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.max_reconnect_backoff_ms", 1_000),
-            ],
-        )
+        security = security or Security()
+        self._metadata = security.metadata
+        self._channel = security.channel(host, port)
         self._decisions = stubs.DecisionServiceStub(self._channel)
         self._experiments = stubs.ExperimentServiceStub(self._channel)
 
@@ -309,20 +312,34 @@ class BanditClient:
             if not token:
                 return found
 
-    def start_experiment(self, name: str) -> pb.Experiment:
+    def start_experiment(self, name: str, *, reason: str = "") -> pb.Experiment:
         """Start or resume an experiment."""
-        request = pb.StartExperimentRequest(name=name)
+        request = pb.StartExperimentRequest(name=name, reason=reason)
         return self._call(self._experiments.StartExperiment, request).experiment
 
-    def pause_experiment(self, name: str) -> pb.Experiment:
+    def pause_experiment(self, name: str, *, reason: str = "") -> pb.Experiment:
         """Pause an experiment."""
-        request = pb.PauseExperimentRequest(name=name)
+        request = pb.PauseExperimentRequest(name=name, reason=reason)
         return self._call(self._experiments.PauseExperiment, request).experiment
 
-    def archive_experiment(self, name: str) -> pb.Experiment:
+    def archive_experiment(self, name: str, *, reason: str = "") -> pb.Experiment:
         """End an experiment for good."""
-        request = pb.ArchiveExperimentRequest(name=name)
+        request = pb.ArchiveExperimentRequest(name=name, reason=reason)
         return self._call(self._experiments.ArchiveExperiment, request).experiment
+
+    def audit_entries(self, *, experiment: str = "", most: int = 100) -> list[pb.AuditEntry]:
+        """Read administrative changes, newest first, of one experiment or of anything."""
+        found: list[pb.AuditEntry] = []
+        token = ""
+        while True:
+            request = pb.ListAuditEntriesRequest(
+                name=experiment, page_size=min(most - len(found), 1_000), page_token=token
+            )
+            page = self._call(self._experiments.ListAuditEntries, request)
+            found.extend(page.entries)
+            token = page.next_page_token
+            if not token or len(found) >= most:
+                return found
 
     def report(self, name: str) -> pb.GetReportResponse:
         """Read an experiment's report."""
@@ -333,7 +350,8 @@ class BanditClient:
         end = time.monotonic() + self._timeout
         for attempt in count():
             try:
-                return method(request, timeout=max(end - time.monotonic(), 0.001))
+                timeout = max(end - time.monotonic(), 0.001)
+                return method(request, timeout=timeout, metadata=self._metadata)
             except grpc.RpcError as error:
                 pause = min(0.025 * 2.0**attempt, 1.0) * random.uniform(0.5, 1.0)  # noqa: S311
                 is_late = time.monotonic() + pause > end

@@ -380,6 +380,20 @@ def experiment(live: LiveExperiment, log_length: int) -> pb.Experiment:
     )
 
 
+def audit_entry(row: AnyRow) -> pb.AuditEntry:
+    """Write an administrative change."""
+    return pb.AuditEntry(
+        sequence=row.seq,
+        at=timestamp(row.at),
+        who=row.who,
+        action=row.action,
+        what=row.what,
+        before=row.before or "",
+        after=row.after or "",
+        reason=row.reason,
+    )
+
+
 def spec_message(spec: ExperimentSpec) -> pb.ExperimentSpec:
     """Give a specification as a message, defaults written out."""
     return ParseDict(spec_file.to_data(spec), pb.ExperimentSpec())

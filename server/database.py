@@ -25,6 +25,7 @@ from bandit.errors import (
     StateError,
     UnavailableError,
 )
+from server.turn import Turn
 
 _LOCK_KEY = 0x62616E646974  # "bandit"
 _DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
@@ -53,6 +54,7 @@ class Database:
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self.url = check_url(url)
         self._lock: FileLock | None = None
+        self.turn = Turn()
         path = _path(self.url)
         if read_only and path is not None and not path.is_file():
             raise InvalidInputError(f"there is no database {path}", field="database")
@@ -60,6 +62,7 @@ class Database:
             self._lock = _locked(path)
         try:
             if not read_only:
+                self.turn = Turn(self.url)
                 self.writer = _engine(self.url, pool=StaticPool if path else None, write=True)
                 with self.alone() as connection:
                     _migrate(connection)
@@ -81,7 +84,7 @@ class Database:
     @contextmanager
     def alone(self) -> Iterator[Connection]:
         """Begin a transaction beside which no other server can begin one like it."""
-        with self.writer.begin() as connection:
+        with self.turn.taken(), self.writer.begin() as connection:
             if self.url.get_backend_name() == "postgresql":
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
             yield connection
@@ -92,6 +95,7 @@ class Database:
             engine: Engine | None = getattr(self, name, None)
             if engine is not None:
                 engine.dispose()
+        self.turn.close()
         if self._lock is not None:
             self._lock.release()
 

@@ -139,3 +139,34 @@ leases = Table(
 A lease only says who shall learn; what keeps two from doing so is ``experiments.epoch``, which
 every change of holder raises and every write of a learner compares.
 """
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("roles", String(64), nullable=False),
+    Column("hash", LargeBinary(32), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    UniqueConstraint("hash", name="uq_tokens_hash"),
+)
+"""Who may call: the SHA-256 of each bearer token, never the token. Rows are never deleted."""
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("who", String(128), nullable=False),
+    Column("action", String(64), nullable=False),
+    Column("what", String(128), nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("reason", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Every administrative change, numbered from 1 in each tenant; rows are never changed."""

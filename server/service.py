@@ -6,6 +6,7 @@ beside the message. Another transport could carry them.
 
 import base64
 import binascii
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ from bandit.errors import (
     NotFoundError,
     StateError,
 )
-from server import catalogue, convert, reporting, storage
+from server import audit_log, catalogue, convert, reporting, storage
+from server.access import Caller
+from server.audit_log import MAX_REASON, Change
 from server.catalogue import State
 from server.clock import Clock
 from server.deciding import Asking, Plan, decide
@@ -33,12 +36,12 @@ from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
 MAX_PAGE = 1_000
 MAX_LISTED = 1_000_000
 """Entries of propensities and removed actions in one answer."""
+MAX_PAGE_CHARACTERS = 2**20
+"""A page of the audit log ends after the entry with which it holds so much."""
 
 
-class Caller(NamedTuple):
-    """Who calls."""
-
-    tenant: str
+_Move = pb.StartExperimentRequest | pb.PauseExperimentRequest | pb.ArchiveExperimentRequest
+_VERBS = {State.RUNNING: "start", State.PAUSED: "pause", State.ARCHIVED: "archive"}
 
 
 class Pending(NamedTuple):
@@ -85,7 +88,7 @@ class DecisionService:
     def Decide(self, request: pb.DecideRequest, caller: Caller) -> pb.DecideResponse:
         """Choose an action for one customer, and commit the choice before answering."""
         pending = self.begin_decide(request, caller)
-        self._writer.write(pending.job)
+        self._writer.write(pending.job, caller.expires)
         answer: pb.DecideResponse = pending.answer()
         return answer
 
@@ -131,7 +134,7 @@ class DecisionService:
         job = self._job(live, asked, now)
         if isinstance(job, AppendDecisions):  # many: do not let the others wait for the engine
             [job.decisions] = decide([job.plan])
-        logged = self._writer.write(job)
+        logged = self._writer.write(job, caller.expires)
         return pb.BatchDecideResponse(
             decisions=[
                 convert.decision(live, entry, include_removed=one.include_removed)
@@ -144,7 +147,7 @@ class DecisionService:
     ) -> pb.RecordRewardResponse:
         """Record one reward event, durably."""
         pending = self.begin_record(request, caller)
-        self._writer.write(pending.job)
+        self._writer.write(pending.job, caller.expires)
         answer: pb.RecordRewardResponse = pending.answer()
         return answer
 
@@ -176,7 +179,7 @@ class DecisionService:
                     field=f"events[{i}].experiment",
                 )
         job = self._events(events[0].experiment, events, caller, "events")
-        results = self._writer.write(job)
+        results = self._writer.write(job, caller.expires)
         self._tell_learner(job)
         return pb.BatchRecordRewardsResponse(
             results=[
@@ -304,9 +307,11 @@ class ExperimentService:
         written = spec_file.to_json(spec)
         self._live.check(written, caller.tenant)
         now = self._clock()
-        row = self._writer.call(
-            lambda c: catalogue.add_experiment(
-                c,
+
+        def create(connection: Connection) -> AnyRow:
+            is_new = catalogue.find_experiment(connection, caller.tenant, spec.name) is None
+            row = catalogue.add_experiment(
+                connection,
                 tenant=caller.tenant,
                 name=spec.name,
                 request_id=request_id,
@@ -314,7 +319,15 @@ class ExperimentService:
                 now=now,
                 most=self._most,
             )
-        )
+            if is_new:  # not the repeated request of one that was answered before
+                after = {**_shown(row), "spec": json.loads(written)}
+                change = Change(
+                    caller.tenant, caller.who, "experiment.create", spec.name, None, after
+                )
+                audit_log.record(connection, change, now)
+            return row
+
+        row = self._writer.call(create, expires=caller.expires)
         live = self._live.add(row)
         return pb.CreateExperimentResponse(experiment=self._message(live))
 
@@ -351,7 +364,7 @@ class ExperimentService:
     ) -> pb.StartExperimentResponse:
         """Start a draft, or resume a paused experiment."""
         allowed = (State.DRAFT, State.PAUSED, State.RUNNING)
-        live = self._move(request.name, request.etag, caller, State.RUNNING, allowed)
+        live = self._move(request, caller, State.RUNNING, allowed)
         return pb.StartExperimentResponse(experiment=self._message(live))
 
     def PauseExperiment(
@@ -359,14 +372,14 @@ class ExperimentService:
     ) -> pb.PauseExperimentResponse:
         """Pause a running experiment."""
         allowed = (State.RUNNING, State.PAUSED)
-        live = self._move(request.name, request.etag, caller, State.PAUSED, allowed)
+        live = self._move(request, caller, State.PAUSED, allowed)
         return pb.PauseExperimentResponse(experiment=self._message(live))
 
     def ArchiveExperiment(
         self, request: pb.ArchiveExperimentRequest, caller: Caller
     ) -> pb.ArchiveExperimentResponse:
         """End an experiment for good."""
-        live = self._move(request.name, request.etag, caller, State.ARCHIVED, tuple(State))
+        live = self._move(request, caller, State.ARCHIVED, tuple(State))
         return pb.ArchiveExperimentResponse(experiment=self._message(live))
 
     def GetReport(self, request: pb.GetReportRequest, caller: Caller) -> pb.GetReportResponse:
@@ -377,9 +390,44 @@ class ExperimentService:
             length = reporting.log_length(connection, live.id)
         return convert.report(live, found, length)
 
+    def ListAuditEntries(
+        self, request: pb.ListAuditEntriesRequest, caller: Caller
+    ) -> pb.ListAuditEntriesResponse:
+        """List administrative changes, newest first."""
+        if request.page_size < 0:
+            raise InvalidInputError("must not be negative", field="page_size")
+        name = request.name and _name(request.name, "name")
+        below, _, asked = self._after(request.page_token, caller, "audit").partition(" ")
+        if request.page_token and asked != name:
+            raise InvalidInputError("belongs to a request with another name", field="page_token")
+        size = min(request.page_size or 100, MAX_PAGE)
+        with self._reader.connect() as connection:
+            found = audit_log.entries(
+                connection,
+                caller.tenant,
+                experiment=name,
+                below=int(below or 0),
+                limit=size + 1,
+            )
+        page: list[AnyRow] = []
+        characters = 0
+        for row in found[:size]:
+            page.append(row)
+            characters += len(row.before or "") + len(row.after or "")
+            if characters > MAX_PAGE_CHARACTERS:
+                break
+        token = ""
+        if len(found) > len(page):
+            token = self._token(f"{page[-1].seq} {name}", caller, "audit")
+        return pb.ListAuditEntriesResponse(
+            entries=[convert.audit_entry(row) for row in page], next_page_token=token
+        )
+
     def _move(
-        self, name: str, etag: str, caller: Caller, to: State, allowed: Sequence[State]
+        self, request: _Move, caller: Caller, to: State, allowed: Sequence[State]
     ) -> LiveExperiment:
+        name, etag = request.name, request.etag
+        reason = request.reason and convert.text(request.reason, "reason", MAX_REASON)
         live = self._live.find(caller.tenant, _name(name, "name"), "name")
 
         def move(connection: Connection) -> AnyRow:
@@ -392,30 +440,47 @@ class ExperimentService:
                 return row
             if row.state not in allowed:
                 raise StateError(f"experiment {name!r} is {State(row.state).name}", field="name")
-            return catalogue.set_state(connection, live.id, to)
+            moved = catalogue.set_state(connection, live.id, to)
+            change = Change(
+                caller.tenant,
+                caller.who,
+                f"experiment.{_VERBS[to]}",
+                name,
+                _shown(row),
+                _shown(moved),
+                reason,
+            )
+            audit_log.record(connection, change, self._clock())
+            return moved
 
-        return self._live.set_state(self._writer.call(move, experiment_id=live.id))
+        row = self._writer.call(move, experiment_id=live.id, expires=caller.expires)
+        return self._live.set_state(row)
 
     def _message(self, live: LiveExperiment) -> pb.Experiment:
         with self._reader.connect() as connection:
             return convert.experiment(live, reporting.log_length(connection, live.id))
 
-    def _token(self, name: str, caller: Caller) -> str:
+    def _token(self, name: str, caller: Caller, kind: str = "page") -> str:
         data = name.encode()
-        seal = rng.keyed(self._secret, "page", caller.tenant, data)[:8]
+        seal = rng.keyed(self._secret, kind, caller.tenant, data)[:8]
         return base64.urlsafe_b64encode(seal + data).decode()
 
-    def _after(self, token: str, caller: Caller) -> str:
+    def _after(self, token: str, caller: Caller, kind: str = "page") -> str:
         if not token:
             return ""
         try:
             data = base64.b64decode(token, altchars=b"-_", validate=True)
             seal, name = data[:8], data[8:]
-            if rng.keyed(self._secret, "page", caller.tenant, name)[:8] == seal:
+            if rng.keyed(self._secret, kind, caller.tenant, name)[:8] == seal:
                 return name.decode()
         except (binascii.Error, ValueError):
             pass
         raise InvalidInputError("is no token of an earlier answer", field="page_token")
+
+
+def _shown(row: AnyRow) -> dict[str, object]:
+    """Give what an audit entry tells of an experiment."""
+    return {"state": State(row.state).name, "revision": row.revision}
 
 
 def _name(name: str, field: str) -> str:

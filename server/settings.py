@@ -2,7 +2,9 @@
 
 import os
 import secrets
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -44,7 +46,23 @@ class Settings(BaseSettings):
     poll
         Seconds between two looks at what other processes wrote.
     insecure
-        Whether a non-loopback address may be served without TLS.
+        Whether a non-loopback address may be served without TLS or without tokens.
+    auth
+        Who may call: everybody ("none") or who has a token ("tokens"); see ``has_tokens``.
+    tls_certificate, tls_key
+        PEM files of the server's certificate chain and its key; both or none.
+    tls_client_ca
+        PEM file of the authorities whose certificates callers must have; none asks for none.
+    tenant_in_flight
+        Requests of one tenant taken at a time.
+    bytes_in_flight
+        Bytes of requests taken at a time.
+    queue_rows
+        Rows that may wait for the writer.
+    keepalive
+        Seconds of silence after which a connection is probed; 0 never.
+    connection_idle, connection_age
+        Seconds after which a connection without calls, or any connection, is closed; 0 never.
     """
 
     model_config = SettingsConfigDict(env_prefix="BANDIT_", extra="forbid", frozen=True)
@@ -64,6 +82,38 @@ class Settings(BaseSettings):
     lease: float = Field(default=6.0, ge=0.5, le=600.0)
     poll: float = Field(default=0.2, ge=0.01, le=10.0)
     insecure: bool = False
+    auth: Literal["none", "tokens"] | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tenant_in_flight: int = Field(default=512, ge=1, le=100_000)
+    bytes_in_flight: int = Field(default=64 * 2**20, ge=2**20, le=2**34)
+    queue_rows: int = Field(default=50_000, ge=1_000, le=10_000_000)
+    keepalive: float = Field(default=60.0, ge=0.0, le=86_400.0)
+    connection_idle: float = Field(default=900.0, ge=0.0, le=86_400.0)
+    connection_age: float = Field(default=3_600.0, ge=0.0, le=604_800.0)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        return is_loopback(self.host)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether callers need a token: as told, else wherever others can reach the address."""
+        if self.auth is not None:
+            return self.auth == "tokens"
+        return not (self.is_loopback or self.insecure)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached by this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def read(**given: object) -> Settings:

@@ -15,9 +15,11 @@ from bandit.errors import (
     ConflictError,
     CorruptionError,
     DeadlineError,
+    ForbiddenError,
     InvalidInputError,
     NotFoundError,
     StateError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -30,6 +32,8 @@ STATUS: dict[type[BanditError], tuple[grpc.StatusCode, str]] = {
     ConflictError: (grpc.StatusCode.ALREADY_EXISTS, "CONFLICTING_REUSE"),
     ChangedError: (grpc.StatusCode.ABORTED, "ETAG_CHANGED"),
     StateError: (grpc.StatusCode.FAILED_PRECONDITION, "WRONG_STATE"),
+    UnauthenticatedError: (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    ForbiddenError: (grpc.StatusCode.PERMISSION_DENIED, "ROLE_MISSING"),
     UnavailableError: (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
     DeadlineError: (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_PASSED"),
     CorruptionError: (grpc.StatusCode.DATA_LOSS, "CORRUPT_STORAGE"),

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -18,19 +18,19 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from bandit.errors import BanditError, DeadlineError, UnavailableError
-from server import convert, status
+from server import convert, status, tls
+from server.access import ROLES, Access, Caller
 from server.database import storage_error
 from server.fastlane import FastLane, Reply
 from server.pb import bandit_pb2 as pb
-from server.service import Caller, DecisionService, ExperimentService, Pending
+from server.service import DecisionService, ExperimentService, Pending
 from server.settings import Settings
+from server.tokens import Role
 from server.writer import Writer
 
 log = logging.getLogger(__name__)
 
 READINESS = "bandit.v1.Readiness"
-DEFAULT_TENANT = "default"
-
 SMALL = 32_768
 """Bytes of a message up to which the polling thread reads it itself."""
 
@@ -49,11 +49,15 @@ class Transport:
         What to serve.
     writer
         Takes the jobs of calls that wait without a thread.
+    access
+        Decides who may call what.
 
     Raises
     ------
     UnavailableError
         If the address can not be bound.
+    InvalidInputError
+        If the TLS files can not be used.
     """
 
     def __init__(
@@ -62,19 +66,13 @@ class Transport:
         decisions: DecisionService,
         experiments: ExperimentService,
         writer: Writer,
+        access: Access,
     ) -> None:
+        credentials = tls.server_credentials(settings)
         self._health = health.HealthServicer()
         self._lane = FastLane(settings.threads)
-        self._gate = _Gate(settings.in_flight)
-        self._server = grpc.server(
-            self._lane,
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", int(settings.share_port)),
-                ("grpc.max_metadata_size", 16_384),
-            ],
-        )
+        self._gate = _Gate(settings)
+        self._server = grpc.server(self._lane, options=_options(settings))
         services = {"DecisionService": decisions, "ExperimentService": experiments}
         begins: dict[str, Callable[[Any, Caller], Pending]] = {
             "Decide": decisions.begin_decide,
@@ -86,9 +84,8 @@ class Transport:
                 method.name: _Call(
                     getattr(service, method.name),
                     getattr(pb, method.input_type.name),
-                    self._lane,
-                    self._gate,
-                    writer,
+                    _Desk(self._lane, self._gate, writer, access),
+                    ROLES[f"{name}/{method.name}"],
                     begins.get(method.name),
                 ).handler()
                 for method in descriptor.methods
@@ -101,14 +98,17 @@ class Transport:
         self.set_serving(is_serving=False)
         names = [f"{pb.DESCRIPTOR.package}.{name}" for name in services]
         names = [*names, health.SERVICE_NAME, reflection.SERVICE_NAME]
-        servicer = _aside(reflection.ReflectionServicer(names), aside)
+        servicer = _aside(_Reflection(names, access), aside)
         add_reflection: Callable[[Any, grpc.Server], None] = (
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server
         )
         add_reflection(servicer, self._server)
         address = f"{settings.host}:{settings.port}"
         try:
-            self.port = self._server.add_insecure_port(address)
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError:
             raise UnavailableError(
                 f"can not listen on {address}: the port is in use, or the address is not ours",
@@ -131,42 +131,108 @@ class Transport:
         self._server.stop(grace).wait()
 
 
-class _Gate:
-    """Counts requests in flight, so that more than can be served are turned away at once."""
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    """Give what grpc is told: limits that hold before anything is allocated, and connections."""
+    options = {
+        "grpc.max_receive_message_length": settings.max_message_bytes,
+        "grpc.max_send_message_length": -1,
+        "grpc.so_reuseport": int(settings.share_port),
+        "grpc.max_metadata_size": 8_192,
+        "grpc.absolute_max_metadata_size": 16_384,
+        "grpc.max_concurrent_streams": 2 * settings.in_flight + 100,  # of one connection
+        "grpc.http2.min_recv_ping_interval_without_data_ms": 10_000,
+        "grpc.keepalive_permit_without_calls": 1,
+    }
+    seconds = {
+        "grpc.keepalive_time_ms": settings.keepalive,
+        "grpc.max_connection_idle_ms": settings.connection_idle,
+        "grpc.max_connection_age_ms": settings.connection_age,
+        "grpc.max_connection_age_grace_ms": settings.connection_age and 60.0,
+    }
+    options |= {name: round(1_000 * told) for name, told in seconds.items() if told}
+    return list(options.items())
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+
+class _Reflection(reflection.ReflectionServicer):
+    """Tells what is served to those who may call something."""
+
+    def __init__(self, names: list[str], access: Access) -> None:
+        super().__init__(names)
+        self._access = access
+
+    def ServerReflectionInfo(self, requests: Any, context: Any) -> Any:  # noqa: ANN401, N802
+        try:
+            self._access.admit(context.invocation_metadata, None)
+        except BanditError as error:
+            _abort(context, status.to_status(error))
+        return super().ServerReflectionInfo(requests, context)
+
+
+class _Gate:
+    """Counts requests in flight, so that more than can be served are turned away at once.
+
+    A request's bytes are counted from before it is read until it is answered, so they also
+    bound what waits for the writer.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = settings.in_flight
+        self._most_bytes = settings.bytes_in_flight
+        shared = settings.has_tokens  # else there is one tenant, and nobody to be fair to
+        self._most_of_tenant = settings.tenant_in_flight if shared else self._most
         self._inside = 0
+        self._bytes = 0
+        self._tenants: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def enter(self) -> None:
+    def enter(self, tenant: str, size: int) -> None:
         with self._lock:
+            of_tenant = self._tenants.get(tenant, 0)
             if self._inside >= self._most:
                 raise UnavailableError(f"{self._most} requests are in flight; try again")
+            if of_tenant >= self._most_of_tenant:
+                raise UnavailableError(f"{of_tenant} requests of yours are in flight; try again")
+            if self._bytes + size > self._most_bytes and self._inside:
+                raise UnavailableError(f"{self._bytes} bytes are in flight; try again")
             self._inside += 1
+            self._bytes += size
+            self._tenants[tenant] = of_tenant + 1
 
-    def leave(self) -> None:
+    def leave(self, tenant: str, size: int) -> None:
         with self._lock:
             self._inside -= 1
+            self._bytes -= size
+            left = self._tenants[tenant] - 1
+            if left:
+                self._tenants[tenant] = left
+            else:
+                del self._tenants[tenant]
+
+
+class _Desk(NamedTuple):
+    """What the calls of all methods share."""
+
+    lane: FastLane
+    gate: _Gate
+    writer: Writer
+    access: Access
 
 
 class _Call:
     """One RPC function as gRPC sees it."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         method: Method,
         kind: type[Message],
-        lane: FastLane,
-        gate: _Gate,
-        writer: Writer,
+        desk: _Desk,
+        role: Role,
         begin: Callable[[Any, Caller], Pending] | None,
     ) -> None:
         self._method = method
         self._kind = kind
-        self._lane = lane
-        self._gate = gate
-        self._writer = writer
+        self._lane, self._gate, self._writer, self._access = desk
+        self._role = role
         self._begin = begin
 
     def handler(self) -> "grpc.RpcMethodHandler[bytes, bytes]":
@@ -178,9 +244,7 @@ class _Call:
             [answer] = answers
             if isinstance(answer, bytes):
                 return answer
-            details = ((status.DETAILS_KEY, answer.SerializeToString()),)
-            context.set_trailing_metadata(details)
-            context.abort(status.CODES[answer.code], answer.message)
+            _abort(context, answer)
             raise AssertionError("abort returned")
 
         call.begin = self._take  # type: ignore[attr-defined]
@@ -188,69 +252,80 @@ class _Call:
 
     def _take(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
         """Begin a call in the polling thread, or give it a thread."""
-        try:
-            self._gate.enter()
-        except UnavailableError as error:
-            reply(status.to_status(error))
+        caller = self._admitted(data, context, reply)
+        if caller is None:
             return
         if self._begin is not None and len(data) <= SMALL:
-            self._start(data, context, reply, self._begin)
+            self._start(data, context, reply, caller)
             return
         try:
-            self._lane.submit(self._run, data, context, reply)
+            self._lane.submit(self._run, data, context, reply, caller)
         except RuntimeError:  # the pool is shut down
-            self._gate.leave()
+            self._gate.leave(caller.tenant, len(data))
             reply(status.to_status(UnavailableError("the server is shutting down")))
+
+    def _admitted(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> Caller | None:
+        """Let a call in before its message is read; else reply why not, and give None."""
+        try:
+            caller = self._access.admit(context.invocation_metadata, self._role)
+            self._gate.enter(caller.tenant, len(data))
+        except Exception as error:  # noqa: BLE001  the polling thread must never see one
+            reply(_failed(error, self._kind))
+            return None
+        return caller
 
     def _enter_and_run(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
         """Carry a call that came without the fast lane."""
-        try:
-            self._gate.enter()
-        except UnavailableError as error:
-            reply(status.to_status(error))
-        else:
-            self._run(data, context, reply)
+        caller = self._admitted(data, context, reply)
+        if caller is not None:
+            self._run(data, context, reply, caller)
 
-    def _run(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
+    def _run(
+        self, data: bytes, context: grpc.ServicerContext, reply: Reply, caller: Caller
+    ) -> None:
         """Carry a call from start to end in this thread."""
         answer: bytes | status_pb2.Status
         try:
-            _check_deadline(context)
+            remaining = _remaining(context)
+            if remaining is not None:
+                caller = caller._replace(expires=time.monotonic() + remaining)
             message = convert.parse(self._kind, data)
-            answer = self._method(message, Caller(DEFAULT_TENANT)).SerializeToString()
+            answer = self._method(message, caller).SerializeToString()
         except Exception as error:  # noqa: BLE001
             answer = _failed(error, self._kind)
         finally:
-            self._gate.leave()
+            self._gate.leave(caller.tenant, len(data))
         reply(answer)
 
     def _start(
-        self,
-        data: bytes,
-        context: grpc.ServicerContext,
-        reply: Reply,
-        begin: Callable[[Any, Caller], Pending],
+        self, data: bytes, context: grpc.ServicerContext, reply: Reply, caller: Caller
     ) -> None:
         """Begin a call that the writer's thread will answer."""
+        size = len(data)
 
         def finish() -> None:
-            self._gate.leave()
+            self._gate.leave(caller.tenant, size)
             try:
                 reply(pending.answer().SerializeToString())
             except Exception as error:  # noqa: BLE001
                 reply(_failed(error, self._kind))
 
         try:
-            _check_deadline(context)
-            pending = begin(convert.parse(self._kind, data), Caller(DEFAULT_TENANT))
+            remaining = _remaining(context)
+            pending = self._begin(convert.parse(self._kind, data), caller)  # type: ignore[misc]
             pending.job.on_done = finish
-            remaining: float | None = context.time_remaining()
             if remaining is not None:
                 pending.job.expires = time.monotonic() + remaining
             self._writer.submit(pending.job)
         except Exception as error:  # noqa: BLE001
-            self._gate.leave()
+            self._gate.leave(caller.tenant, size)
             reply(_failed(error, self._kind))
+
+
+def _abort(context: grpc.ServicerContext, answer: status_pb2.Status) -> None:
+    """End a call that grpcio's own machinery carries with a rich status."""
+    context.set_trailing_metadata(((status.DETAILS_KEY, answer.SerializeToString()),))
+    context.abort(status.CODES[answer.code], answer.message)
 
 
 def _aside(servicer: T, pool: ThreadPoolExecutor) -> T:
@@ -284,7 +359,9 @@ def _failed(error: Exception, kind: type[Message]) -> status_pb2.Status:
     return status.internal()
 
 
-def _check_deadline(context: grpc.ServicerContext) -> None:
+def _remaining(context: grpc.ServicerContext) -> float | None:
+    """Give the seconds left to a call, None if it waits for ever; refuse one that is late."""
     remaining: float | None = context.time_remaining()
     if remaining is not None and remaining <= 0:
         raise DeadlineError("the deadline passed before the work began")
+    return remaining

@@ -23,6 +23,7 @@ from bandit.outcome import OutcomeRule
 from server import storage
 from server.deciding import Plan, decide
 from server.storage import DecisionRow, EventRow, Logged, Recorded
+from server.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,10 @@ class Writer:
         A transaction is closed once it holds this many rows.
     on_health
         Told when transactions begin to fail, and when they succeed again.
+    turn
+        Held during each transaction, so that commands may write beside a server.
+    most_waiting
+        Rows that may wait; a job that finds so many is refused, unless it is a ``Call``.
     """
 
     def __init__(
@@ -123,11 +128,17 @@ class Writer:
         *,
         most_rows: int = 512,
         on_health: Callable[[bool], None] = lambda _: None,
+        turn: Turn | None = None,
+        most_waiting: int = 50_000,
     ) -> None:
         self._engine = engine
+        self._turn = turn or Turn()
         self._on_health = on_health
         self._is_healthy = True
         self._most_rows = most_rows
+        self._most_waiting = most_waiting
+        self._rows_put = 0  # changed inside the door alone
+        self._rows_taken = 0  # changed by the writer's thread alone
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._stopped = False
@@ -147,19 +158,28 @@ class Writer:
         if self._thread.ident is not None:  # it was started
             self._thread.join()
 
-    def write(self, job: Job[T]) -> T:
+    def write(self, job: Job[T], expires: float = math.inf) -> T:
         """Hand over a job and wait until it is durable.
+
+        Parameters
+        ----------
+        expires
+            Monotonic seconds after which nothing is done any more.
 
         Raises
         ------
         UnavailableError
-            If the writer has stopped, or the transaction failed; nothing of it is stored then.
+            If the writer has stopped or has too much to do, or the transaction failed; nothing of
+            the job is stored then.
+        DeadlineError
+            If nothing was done before it expired.
         BanditError
             What the job itself raised.
         """
         done = threading.Lock()  # held until done: the cheapest thing to wait on
         done.acquire()
         job.on_done = done.release
+        job.expires = expires
         self.submit(job)
         done.acquire()
         return job.outcome()
@@ -170,22 +190,34 @@ class Writer:
         Raises
         ------
         UnavailableError
-            If the writer has stopped.
+            If the writer has stopped, or has too much to do.
         """
         with self._door:
             if self._stopped:
                 raise UnavailableError("the server is shutting down")
+            waiting = self._rows_put - self._rows_taken
+            if waiting and waiting + job.rows > self._most_waiting and not isinstance(job, Call):
+                raise UnavailableError(f"{waiting} rows wait to be written; try again")
+            self._rows_put += job.rows
             self._queue.put(job)
 
-    def call(self, function: Callable[[Connection], T], experiment_id: int | None = None) -> T:
+    def call(
+        self,
+        function: Callable[[Connection], T],
+        *,
+        experiment_id: int | None = None,
+        expires: float = math.inf,
+    ) -> T:
         """Run a function on the writing connection and wait until it is durable.
 
         Parameters
         ----------
         experiment_id
             The experiment it writes to, if that has a log already.
+        expires
+            Monotonic seconds after which it is not begun any more.
         """
-        return self.write(Call(function, experiment_id))
+        return self.write(Call(function, experiment_id), expires)
 
     def _run(self) -> None:
         while True:
@@ -201,6 +233,7 @@ class Writer:
         while not self._queue.empty():  # those who came while the stop was on its way
             late = self._queue.get()
             if late is not None:
+                self._rows_taken += late.rows
                 self._commit([late])
 
     def _gather(self, first: Job[Any]) -> list[Job[Any]]:
@@ -215,6 +248,7 @@ class Writer:
                 break
             jobs.append(job)
             rows += job.rows
+        self._rows_taken += rows
         return jobs
 
     def _commit(self, jobs: list[Job[Any]]) -> None:
@@ -257,7 +291,7 @@ class Writer:
         connection = self._connection or self._engine.connect()
         self._connection = None
         try:
-            with connection.begin():
+            with self._turn.taken(), connection.begin():
                 yield connection
         except BaseException:
             connection.close()

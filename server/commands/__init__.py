@@ -9,7 +9,17 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from bandit.errors import BanditError
-from server.commands import decisions, demo, experiments, export, replay, serve, verify
+from server.commands import (
+    audit_log,
+    decisions,
+    demo,
+    experiments,
+    export,
+    replay,
+    serve,
+    tokens,
+    verify,
+)
 from server.database import storage_error
 
 app = typer.Typer(
@@ -35,8 +45,10 @@ def about(
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.add_typer(experiments.app, name="experiments")
+app.add_typer(tokens.app, name="tokens")
 app.command("decide")(decisions.decide)
 app.command("reward")(decisions.reward)
+app.command("audit-log")(audit_log.audit_log)
 app.command("replay")(replay.replay)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)

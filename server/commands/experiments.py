@@ -6,23 +6,23 @@ from typing import Annotated
 import typer
 from google.protobuf.json_format import MessageToJson
 
-from server.client import BanditClient
 from server.commands import options, show
-from server.commands.options import Address
+from server.commands.options import Reason, Server
 
 app = typer.Typer(help="Create, start, pause, list and read experiments.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of the experiment.")]
 
 
 @app.command()
+@options.calls_server()
 def create(
     file: Annotated[Path, typer.Argument(help="Specification: .toml, .yaml or .json.")],
-    address: Address = options.DEFAULT_ADDRESS,
+    server: Server,
     start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,  # noqa: FBT002
 ) -> None:
     """Create an experiment from a specification file."""
     spec = options.read_spec(file)
-    with BanditClient(address) as client:
+    with server.client() as client:
         client.create_experiment(spec)
         if start:
             client.start_experiment(spec.name)
@@ -30,41 +30,46 @@ def create(
 
 
 @app.command()
-def start(name: Name, address: Address = options.DEFAULT_ADDRESS) -> None:
+@options.calls_server()
+def start(name: Name, server: Server, reason: Reason = "") -> None:
     """Start a draft, or resume a paused experiment."""
-    with BanditClient(address) as client:
-        show.console.print(show.experiments([client.start_experiment(name)]))
+    with server.client() as client:
+        show.console.print(show.experiments([client.start_experiment(name, reason=reason)]))
 
 
 @app.command()
-def pause(name: Name, address: Address = options.DEFAULT_ADDRESS) -> None:
+@options.calls_server()
+def pause(name: Name, server: Server, reason: Reason = "") -> None:
     """Pause an experiment: decisions get the declared fallback."""
-    with BanditClient(address) as client:
-        show.console.print(show.experiments([client.pause_experiment(name)]))
+    with server.client() as client:
+        show.console.print(show.experiments([client.pause_experiment(name, reason=reason)]))
 
 
 @app.command()
-def archive(name: Name, address: Address = options.DEFAULT_ADDRESS) -> None:
+@options.calls_server()
+def archive(name: Name, server: Server, reason: Reason = "") -> None:
     """End an experiment for good."""
-    with BanditClient(address) as client:
-        show.console.print(show.experiments([client.archive_experiment(name)]))
+    with server.client() as client:
+        show.console.print(show.experiments([client.archive_experiment(name, reason=reason)]))
 
 
 @app.command("list")
-def list_all(address: Address = options.DEFAULT_ADDRESS) -> None:
+@options.calls_server()
+def list_all(server: Server) -> None:
     """List all experiments."""
-    with BanditClient(address) as client:
+    with server.client() as client:
         show.console.print(show.experiments(client.list_experiments()))
 
 
 @app.command()
+@options.calls_server()
 def report(
     name: Name,
-    address: Address = options.DEFAULT_ADDRESS,
+    server: Server,
     as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,  # noqa: FBT002
 ) -> None:
     """Show traffic, reward and lift by group, and how single actions did."""
-    with BanditClient(address, timeout=60.0) as client:
+    with server.client(timeout=60.0) as client:
         found = client.report(name)
     if as_json:
         typer.echo(MessageToJson(found, preserving_proto_field_name=True))

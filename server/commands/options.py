@@ -1,14 +1,20 @@
 """Options that several commands share."""
 
+import functools
+import inspect
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bandit import spec_file
 from bandit.errors import InvalidInputError
 from bandit.spec import ExperimentSpec
+from server.client import BanditClient
+from server.tls import Security
 
 Address = Annotated[str, typer.Option(envvar="BANDIT_ADDRESS", help="host:port of the server.")]
 DatabaseUrl = Annotated[
@@ -18,6 +24,7 @@ SecretFile = Annotated[
     Path | None,
     typer.Option(envvar="BANDIT_SECRET_FILE", help="As given to the server; else beside SQLite."),
 ]
+Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_DATABASE = "sqlite:///bandit.db"
 
@@ -55,3 +62,89 @@ def read_context(text: str) -> dict[str, object]:
     if not isinstance(context, dict):
         raise InvalidInputError('needs an object such as {"age": 41}', field="context")
     return context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The server that a command calls, as its options say.
+
+    Parameters
+    ----------
+    address
+        ``host:port``; empty where a command may do without one.
+    security
+        Token and TLS.
+    """
+
+    address: str
+    security: Security
+
+    def client(self, timeout: float = 5.0) -> BanditClient:
+        """Open a client."""
+        return BanditClient(self.address, timeout=timeout, security=self.security)
+
+
+def _connecting(  # noqa: PLR0913  one per option
+    *,
+    address: Address = DEFAULT_ADDRESS,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="BANDIT_TOKEN", show_envvar=True, help="From 'banditctl tokens create'."
+        ),
+    ] = "",
+    tls: Annotated[bool, typer.Option("--tls", envvar="BANDIT_TLS", help="Speak TLS.")] = False,
+    ca: Annotated[
+        Path | None,
+        typer.Option(envvar="BANDIT_CA", help="Authorities to trust, PEM; speaks TLS."),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(envvar="BANDIT_CERTIFICATE", help="Your certificate, PEM."),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(envvar="BANDIT_KEY", help="The key of your certificate, PEM.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let the token travel in plain text.")
+    ] = False,
+) -> Server:
+    security = Security(
+        token=token.strip(),
+        is_encrypted=tls,
+        ca=ca,
+        certificate=certificate,
+        key=key,
+        is_plain_allowed=insecure,
+    )
+    return Server(address=address, security=security)
+
+
+Command = Callable[..., None]
+
+
+def calls_server(*, address: str = DEFAULT_ADDRESS) -> Callable[[Command], Command]:
+    """Give a command that takes a ``server`` the options that say which, and how to reach it.
+
+    Parameters
+    ----------
+    address
+        The server's, if none is given.
+    """
+    said = inspect.signature(_connecting).parameters
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:  # noqa: ANN401  what typer read
+            server = _connecting(**{name: given.pop(name) for name in said})
+            command(**given, server=server)
+
+        signature = inspect.signature(command)
+        own = [p for p in signature.parameters.values() if p.name != "server"]
+        shared = [p.replace(default=address) if p.name == "address" else p for p in said.values()]
+        shown = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+        run.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in shown}
+        return run
+
+    return decorate

@@ -17,21 +17,24 @@ from bandit.spec import ExperimentSpec
 from server.client import Ask, BanditClient, Fact
 from server.commands import options, show
 from server.commands.local import LocalServer
+from server.commands.options import Server
 from sims import hillstrom
 from sims.replay import Replayed, constants
 from sims.replay import replay as play
 from sims.worlds import EXAMPLES
 
 
+@options.calls_server(address="")
 def replay(
     data: Annotated[Path, typer.Option(help="The Hillstrom campaign, .csv or .csv.gz.")],
+    server: Server,
     reward: Annotated[str, typer.Option(help="visit, conversion or spend.")] = "visit",
     seed: Annotated[int, typer.Option(help="Order of the customers, and the server's secret.")] = 1,
-    address: Annotated[
-        str, typer.Option(help="A running server; else one is started for the replay.")
-    ] = "",
 ) -> None:
-    """Stream the Hillstrom customers through Decide; learn where decision and log agree."""
+    """Stream the Hillstrom customers through Decide; learn where decision and log agree.
+
+    Without an address, a server is started for the replay.
+    """
     if reward not in hillstrom.REWARDS:
         raise InvalidInputError(
             f"{reward!r} is none of {', '.join(hillstrom.REWARDS)}", field="reward"
@@ -39,11 +42,11 @@ def replay(
     rows = hillstrom.load(data)
     spec = experiment(reward, seed)
     with ExitStack() as stack:
-        if not address:
+        if not server.address:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            server = stack.enter_context(LocalServer(folder, secret=secret(seed)))
-            address = server.address
-        client = stack.enter_context(BanditClient(address, timeout=60.0))
+            own = stack.enter_context(LocalServer(folder, secret=secret(seed)))
+            server = options.Server(address=own.address, security=server.security)
+        client = stack.enter_context(server.client(timeout=60.0))
         found = _play(client, spec, rows, reward, seed)
     _show(found, rows, reward)
 

@@ -27,8 +27,20 @@ def serve(  # noqa: PLR0913  one per setting
     threads: Annotated[int | None, typer.Option(help="Requests handled at a time (32).")] = None,
     grace: Annotated[float | None, typer.Option(help="Seconds to drain at a stop (10).")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes, on PostgreSQL (1).")] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option(help="Who may call: tokens, or none for everybody (none on loopback)."),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="The server's certificate chain, PEM; speaks TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The key of the certificate, PEM.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Authorities whose certificates callers must have, PEM.")
+    ] = None,
     insecure: Annotated[  # noqa: FBT002
-        bool, typer.Option("--insecure", help="Allow plain text on other than loopback.")
+        bool,
+        typer.Option("--insecure", help="Allow plain text and no tokens on other than loopback."),
     ] = False,
 ) -> None:
     """Run a server until SIGTERM or SIGINT, then drain.
@@ -49,6 +61,10 @@ def serve(  # noqa: PLR0913  one per setting
         threads=threads,
         grace=grace,
         workers=workers,
+        auth=auth,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
         insecure=insecure or None,
     )
     if settings.workers > 1:

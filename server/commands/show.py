@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +30,11 @@ def number(value: float, digits: int = 4) -> str:
 def percent(value: float) -> str:
     """Show a ratio less one as a signed percentage, or a dash for none."""
     return "-" if math.isnan(value) else f"{100 * value:+.1f} %"
+
+
+def moment(stamp: Timestamp) -> str:
+    """Show an instant in UTC, to the second."""
+    return stamp.ToDatetime().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def interval(ends: Sequence[float], *, as_percent: bool = False) -> str:
@@ -141,3 +147,12 @@ def answer(found: Answer) -> Table:
 
 def _group(value: int) -> str:
     return Group(value).name.lower()
+
+
+def audit_entries(found: Sequence[pb.AuditEntry]) -> Table:
+    """Show administrative changes, a line each."""
+    columns = ["place", "at (UTC)", "who", "action", "what", "reason"]
+    made = table("Audit log", columns, left=len(columns))
+    for one in found:
+        made.add_row(str(one.sequence), moment(one.at), one.who, one.action, one.what, one.reason)
+    return made

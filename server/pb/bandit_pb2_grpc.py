@@ -336,6 +336,11 @@ class ExperimentServiceStub:
                 request_serializer=server_dot_pb_dot_bandit__pb2.GetReportRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_bandit__pb2.GetReportResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEntries = channel.unary_unary(
+                '/bandit.v1.ExperimentService/ListAuditEntries',
+                request_serializer=server_dot_pb_dot_bandit__pb2.ListAuditEntriesRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_bandit__pb2.ListAuditEntriesResponse.FromString,
+                _registered_method=True)
 
 
 class ExperimentServiceServicer:
@@ -391,6 +396,13 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAuditEntries(self, request, context):
+        """Lists administrative changes, newest first: who changed what, when and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExperimentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -428,6 +440,11 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.GetReport,
                     request_deserializer=server_dot_pb_dot_bandit__pb2.GetReportRequest.FromString,
                     response_serializer=server_dot_pb_dot_bandit__pb2.GetReportResponse.SerializeToString,
+            ),
+            'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEntries,
+                    request_deserializer=server_dot_pb_dot_bandit__pb2.ListAuditEntriesRequest.FromString,
+                    response_serializer=server_dot_pb_dot_bandit__pb2.ListAuditEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -620,6 +637,33 @@ class ExperimentService:
             '/bandit.v1.ExperimentService/GetReport',
             server_dot_pb_dot_bandit__pb2.GetReportRequest.SerializeToString,
             server_dot_pb_dot_bandit__pb2.GetReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.ExperimentService/ListAuditEntries',
+            server_dot_pb_dot_bandit__pb2.ListAuditEntriesRequest.SerializeToString,
+            server_dot_pb_dot_bandit__pb2.ListAuditEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

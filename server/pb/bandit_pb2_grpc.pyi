@@ -153,6 +153,8 @@ class ExperimentServiceStub:
     """Ends an experiment for good: it decides no more; late rewards are still taken."""
     GetReport: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.GetReportRequest, _bandit_pb2.GetReportResponse]
     """Reports traffic, reward and lift by group, and how single actions did."""
+    ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.ListAuditEntriesRequest, _bandit_pb2.ListAuditEntriesResponse]
+    """Lists administrative changes, newest first: who changed what, when and why."""
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
@@ -173,6 +175,8 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """Ends an experiment for good: it decides no more; late rewards are still taken."""
     GetReport: _aio.UnaryUnaryMultiCallable[_bandit_pb2.GetReportRequest, _bandit_pb2.GetReportResponse]  # type: ignore[assignment]
     """Reports traffic, reward and lift by group, and how single actions did."""
+    ListAuditEntries: _aio.UnaryUnaryMultiCallable[_bandit_pb2.ListAuditEntriesRequest, _bandit_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
+    """Lists administrative changes, newest first: who changed what, when and why."""
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Defines experiments, starts and stops them, and reads their results."""
@@ -232,5 +236,13 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bandit_pb2.GetReportResponse, _abc.Awaitable[_bandit_pb2.GetReportResponse]]:
         """Reports traffic, reward and lift by group, and how single actions did."""
+
+    @_abc_1.abstractmethod
+    def ListAuditEntries(
+        self,
+        request: _bandit_pb2.ListAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bandit_pb2.ListAuditEntriesResponse, _abc.Awaitable[_bandit_pb2.ListAuditEntriesResponse]]:
+        """Lists administrative changes, newest first: who changed what, when and why."""
 
 def add_ExperimentServiceServicer_to_server(servicer: ExperimentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

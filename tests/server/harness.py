@@ -11,12 +11,12 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from google.rpc import error_details_pb2, status_pb2
 
+from server.access import DEFAULT_TENANT
 from server.app import Server
 from server.live import LiveExperiment
 from server.pb import bandit_pb2 as pb
 from server.pb import bandit_pb2_grpc as stubs
 from server.settings import Settings
-from server.transport import DEFAULT_TENANT
 
 START = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 SECOND = 1_000_000

@@ -44,6 +44,8 @@ def test_codes_and_names_are_stable():
         "ConflictError": ("ALREADY_EXISTS", "CONFLICTING_REUSE"),
         "ChangedError": ("ABORTED", "ETAG_CHANGED"),
         "StateError": ("FAILED_PRECONDITION", "WRONG_STATE"),
+        "UnauthenticatedError": ("UNAUTHENTICATED", "UNAUTHENTICATED"),
+        "ForbiddenError": ("PERMISSION_DENIED", "ROLE_MISSING"),
         "UnavailableError": ("UNAVAILABLE", "UNAVAILABLE"),
         "DeadlineError": ("DEADLINE_EXCEEDED", "DEADLINE_PASSED"),
         "CorruptionError": ("DATA_LOSS", "CORRUPT_STORAGE"),
