@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 
-.PHONY: demo serve test check bench bench-engine format clean
+.PHONY: demo serve test check bench bench-engine bench-server format clean
 
 demo: $(READY)
 	$(BIN)/banditctl demo
@@ -25,6 +25,10 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+# The server alone: unary, batches named and packed, rewards, the fold; ratios to empty handlers.
+bench-server: $(READY)
+	$(BIN)/python -m benchmarks.server
 
 # Beside other engines: needs the benchmark harness next to the project, and their packages.
 bench-engine: $(READY)

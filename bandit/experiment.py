@@ -17,7 +17,7 @@ from bandit.actions import Exclusion
 from bandit.choosing import Uniform
 from bandit.decision import Decision, Group, Reason
 from bandit.errors import InvalidInputError
-from bandit.kernels.compiling import Bools, Floats
+from bandit.kernels.compiling import Bools, Floats, Ints
 from bandit.logistic import LogisticPosterior
 from bandit.policy import ActionName
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Outcomes, Posterior
@@ -26,6 +26,8 @@ from bandit.snapshot import Asked, Choices, Snapshot, publish
 from bandit.spec import ExperimentSpec
 
 Number = TypeVar("Number", np.int64, np.float64)
+_CELLS = 1 << 18
+"""Propensities computed at a time, so that the memory of a large batch is bounded."""
 _BANDIT, _RANDOM = Group.BANDIT, Group.RANDOM
 _POLICY, _RANDOM_GROUP = (
     Reason.POLICY,
@@ -52,6 +54,49 @@ class Question(NamedTuple):
     customer: bytes
     row: Sequence[float]
     exclusions: tuple[Exclusion, ...] = ()
+
+
+class Questions(NamedTuple):
+    """Many decisions to make, as columns.
+
+    Attributes
+    ----------
+    ids : (n, 16)
+        From ``rng.decision_ids``.
+    customers : (n, 16)
+        From ``rng.customer_keys``.
+    rows : (n, fields)
+        Contexts in schema order.
+    exclusions : (n,)
+        Rules of every request beside the experiment's own; empty: none has any.
+    """
+
+    ids: rng.Ids
+    customers: rng.Ids
+    rows: Floats
+    exclusions: Sequence[tuple[Exclusion, ...]] = ()
+
+
+class Chosen(NamedTuple):
+    """Many decisions, as columns.
+
+    Attributes
+    ----------
+    actions : (n,)
+        -1: send nothing.
+    propensity : (n,)
+        Of the action.
+    groups, reasons : (n,)
+        Numbers of ``Group`` and ``Reason``.
+    propensities : (n, k) or None
+        Of every action, if asked for.
+    """
+
+    actions: Ints
+    propensity: Floats
+    groups: Ints
+    reasons: Ints
+    propensities: Floats | None
 
 
 class Experiment:
@@ -312,7 +357,7 @@ class Experiment:
         if not questions:
             return []
         groups = [self.group(q.customer) for q in questions]
-        which, masks, any_left = self._eligible(questions)
+        which, masks, any_left = self._eligible([q.exclusions for q in questions])
         decisions: list[Decision | None] = [None] * len(questions)
         bandit: list[int] = []
         random: list[int] = []
@@ -329,6 +374,78 @@ class Experiment:
                 choices = policy.choose(snapshot.belief, asked, propensities=propensities)
                 self._fill(decisions, snapshot, questions, group, members, choices)
         return cast("list[Decision]", decisions)
+
+    def decide_columns(
+        self,
+        snapshot: Snapshot,
+        questions: Questions,
+        *,
+        propensities: bool = False,
+        refused: Reason | None = None,
+    ) -> Chosen:
+        """Decide for many contexts without an object for each: ``decide_batch``, bit for bit.
+
+        Parameters
+        ----------
+        propensities
+            Whether to give those of every action, too.
+        snapshot, questions, refused
+            As in ``decide_batch``.
+
+        Raises
+        ------
+        InvalidInputError
+            If an exclusion names an unknown level.
+        """
+        n, k = len(questions.ids), self.spec.actions.size
+        points = rng.group_points(self.secret, self.spec.name, questions.customers)
+        groups = self.spec.groups.members(points)
+        places, masks, any_left = self._eligible(questions.exclusions or [()] * n)
+        which = np.array(places, dtype=np.int64)
+        is_chosen = (groups <= _RANDOM) & np.array(any_left)[which] & (refused is None)
+        chosen = Chosen(
+            np.full(n, -1, dtype=np.int64),
+            np.ones(n),
+            groups,
+            np.where(groups == _BANDIT, int(_POLICY), int(_RANDOM_GROUP)),
+            np.zeros((n, k)) if propensities else None,
+        )
+        rest = np.flatnonzero(~is_chosen)
+        for kind in set(zip(groups[rest].tolist(), which[rest].tolist(), strict=True)):
+            same = rest[(groups[rest] == kind[0]) & (which[rest] == kind[1])]
+            action, reason = self._declared(Group(kind[0]), masks[kind[1]], refused)
+            chosen.reasons[same] = int(reason)
+            if action is not None:
+                chosen.actions[same] = action
+                if chosen.propensities is not None:
+                    chosen.propensities[same, action] = 1.0
+        step = max(_CELLS // k, 1)
+        for group in (_BANDIT, _RANDOM):
+            those = np.flatnonzero(is_chosen & (groups == group))
+            for start in range(0, len(those), step):
+                part = those[start : start + step]
+                self._choose(snapshot, questions, group, (part, which[part], masks), chosen)
+        return chosen
+
+    def _choose(
+        self,
+        snapshot: Snapshot,
+        questions: Questions,
+        group: Group,
+        members: tuple[Ints, Ints, Bools],
+        chosen: Chosen,
+    ) -> None:
+        """Choose for some rows of one group: their places, and their masks as in ``Asked``."""
+        part, which, masks = members
+        streams = rng.decision_streams(self.secret, self.spec.name, questions.ids[part])
+        asked = Asked(self.spec.encoder.encode(questions.rows[part]), which, masks, streams)
+        policy = self.spec.chooser if group is _BANDIT else self._uniform
+        actions, p = policy.choose(snapshot.belief, asked, propensities=True)
+        p = cast("Floats", p)
+        chosen.actions[part] = actions
+        chosen.propensity[part] = p[np.arange(len(part)), actions]
+        if chosen.propensities is not None:
+            chosen.propensities[part] = p
 
     def decide_slate(  # noqa: PLR0913  the front door names its parts
         self,
@@ -397,11 +514,13 @@ class Experiment:
         stream = rng.words(rng.decision_stream(self.secret, self.spec.name, decision.decision_id))
         return complete(cast("Floats", decision.propensities), decision.action, size, stream)
 
-    def _eligible(self, questions: Sequence[Question]) -> tuple[list[int], Bools, list[bool]]:
+    def _eligible(
+        self, exclusions: Sequence[tuple[Exclusion, ...]]
+    ) -> tuple[list[int], Bools, list[bool]]:
         """Give each question's mask as a row of a small table, and which masks leave anything."""
         rows: dict[tuple[Exclusion, ...], int] = {}
-        which = [rows.setdefault(q.exclusions, len(rows)) for q in questions]
-        if len(rows) == 1 and not questions[0].exclusions:
+        which = [rows.setdefault(e, len(rows)) for e in exclusions]
+        if len(rows) == 1 and not exclusions[0]:
             return which, self._own_mask, [True]
         masks = np.array([self.spec.actions.eligible(e) for e in rows], dtype=np.bool_)
         masks = masks.reshape(len(rows), -1)

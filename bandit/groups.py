@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bandit.decision import Group
 from bandit.errors import InvalidInputError
 
@@ -71,3 +74,16 @@ class Groups:
         if _HALF <= point < _HALF + self.no_contact * _FULL:
             return Group.NO_CONTACT
         return Group.BANDIT
+
+    def members(self, points: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Give ``group`` of many points."""
+        at = points.astype(np.float64)  # exact
+        tests = {
+            Group.RANDOM: at < self.random * _FULL,
+            Group.BASELINE: at >= _FULL - self.baseline * _FULL,
+            Group.NO_CONTACT: (at >= _HALF) & (at < _HALF + self.no_contact * _FULL),
+        }
+        groups: NDArray[np.int64] = np.select(
+            list(tests.values()), [int(group) for group in tests], int(Group.BANDIT)
+        )
+        return groups

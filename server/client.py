@@ -255,6 +255,29 @@ class BanditClient:
         answer = self._call(self._decisions.BatchDecide, pb.BatchDecideRequest(requests=requests))
         return [_answer(decision) for decision in answer.decisions]
 
+    def decide_packed(self, asked: pb.PackedContexts) -> pb.PackedDecisions:
+        """Ask for up to 10,000 decisions as columns, in one transaction.
+
+        Raises
+        ------
+        BanditError
+            What the server refused (then nothing is stored), or that it can not be reached.
+        """
+        request = pb.BatchDecideRequest(packed=asked)
+        return self._call(self._decisions.BatchDecide, request).packed
+
+    def record_packed(self, told: pb.PackedRewards) -> pb.PackedRewardResults:
+        """Report up to 10,000 events as columns; what became of each is in the answer.
+
+        Raises
+        ------
+        BanditError
+            What the server refused of the batch, or that it can not be reached. An event that
+            is not recorded raises nothing: it is among the answer's errors.
+        """
+        request = pb.BatchRecordRewardsRequest(packed=told)
+        return self._call(self._decisions.BatchRecordRewards, request).packed
+
     def record_reward(self, experiment: str, fact: Fact) -> str:
         """Report one event; give its disposition: recorded, duplicate or late.
 

@@ -24,7 +24,7 @@ from bandit.experiment import Experiment, Question
 from bandit.features import MAX_TERMS
 from bandit.outcome import MAX_REWARDS
 from bandit.spec import ExperimentSpec
-from server.deciding import Asking
+from server.deciding import Asking, hashed_rest
 from server.live import LiveExperiment
 from server.pb import bandit_pb2 as pb
 from server.reporting import GroupLine, Report
@@ -125,9 +125,13 @@ def asking(request: pb.DecideRequest, experiment: Experiment, tenant: str, now: 
     one = rng.decision_id(experiment.secret, experiment.spec.name, request_id, now // 1_000)
     written = _exclusions_text(rules)
     packed = struct.pack(f"<{len(row)}d", *row)
-    content = hashlib.blake2b(customer + packed, digest_size=16)
-    flags = 2 * request.include_propensities + request.include_removed
-    content.update(f"{flags}\0{request.time_zone}\0{written or ''}".encode())
+    rest = hashed_rest(
+        request.time_zone,
+        written,
+        keeps_propensities=request.include_propensities,
+        shows_removed=request.include_removed,
+    )
+    content = hashlib.blake2b(customer + packed + rest, digest_size=16)
     return Asking(
         Question(one, customer, row, rules),
         packed,

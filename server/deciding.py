@@ -56,6 +56,18 @@ class Plan(NamedTuple):
     refused: Reason | None
 
 
+def hashed_rest(
+    time_zone: str,
+    exclusions: str | None,
+    *,
+    keeps_propensities: bool,
+    shows_removed: bool = False,
+) -> bytes:
+    """Give what a request hash covers beside customer and context."""
+    flags = 2 * keeps_propensities + shows_removed
+    return f"{flags}\0{time_zone}\0{exclusions or ''}".encode()
+
+
 def decide(plans: Sequence[Plan]) -> list[list[DecisionRow]]:
     """Decide for every plan; those that share experiment, snapshot and state go together."""
     groups: dict[tuple[int, Reason | None], list[int]] = {}

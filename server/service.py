@@ -18,11 +18,12 @@ from bandit.decision import Reason
 from bandit.errors import (
     BanditError,
     ChangedError,
+    ConflictError,
     InvalidInputError,
     NotFoundError,
     StateError,
 )
-from server import audit_log, catalogue, convert, reporting, storage
+from server import audit_log, catalogue, convert, packed, reporting, storage
 from server.access import Caller
 from server.audit_log import MAX_REASON, Change
 from server.catalogue import State
@@ -31,6 +32,7 @@ from server.deciding import Asking, Plan, decide
 from server.live import Live, LiveExperiment
 from server.pb import bandit_pb2 as pb
 from server.schema import AnyRow
+from server.sheets import decide_sheet
 from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
 
 MAX_PAGE = 1_000
@@ -109,6 +111,10 @@ class DecisionService:
     def BatchDecide(self, request: pb.BatchDecideRequest, caller: Caller) -> pb.BatchDecideResponse:
         """Choose for many customers of one experiment, in one transaction."""
         requests = request.requests
+        if request.HasField("packed"):
+            _check_alone(len(requests), "requests")
+            packed_answer = self._decide_packed(request.packed, caller)
+            return pb.BatchDecideResponse(packed=packed_answer)
         _check_batch(len(requests), "requests")
         name = _name(requests[0].experiment, "requests[0].experiment")
         for i, one in enumerate(requests):
@@ -142,6 +148,25 @@ class DecisionService:
             ]
         )
 
+    def _decide_packed(self, asked: pb.PackedContexts, caller: Caller) -> pb.PackedDecisions:
+        path = "packed.experiment"
+        live = self._live.find(caller.tenant, _name(asked.experiment, path), path)
+        now = self._clock()
+        read = packed.read_contexts(asked, live, now)
+        job: Job[list[storage.Logged]]
+        try:
+            plan = Plan(live, (), now, self._refused(live))
+        except StateError as error:
+            job = self._repeat(live, list(zip(read.request_ids, read.hashes, strict=True)), error)
+        else:
+            job = AppendDecisions(plan, decide_sheet(live, read, now, plan.refused))
+            job.rows = len(read)
+        try:
+            logged = self._writer.write(job)
+        except ConflictError as error:
+            raise ConflictError(error.message, field="packed.request_ids") from None
+        return packed.decisions_message(live, logged)
+
     def RecordReward(
         self, request: pb.RecordRewardRequest, caller: Caller
     ) -> pb.RecordRewardResponse:
@@ -171,6 +196,10 @@ class DecisionService:
     ) -> pb.BatchRecordRewardsResponse:
         """Record many reward events of one experiment; each succeeds or fails alone."""
         events = request.events
+        if request.HasField("packed"):
+            _check_alone(len(events), "events")
+            told = self._record_packed(request.packed, caller)
+            return pb.BatchRecordRewardsResponse(packed=told)
         _check_batch(len(events), "events")
         for i, event in enumerate(events):
             if event.experiment != events[0].experiment:
@@ -187,6 +216,16 @@ class DecisionService:
                 for event, result in zip(events, results, strict=True)
             ]
         )
+
+    def _record_packed(self, told: pb.PackedRewards, caller: Caller) -> pb.PackedRewardResults:
+        path = "packed.experiment"
+        live = self._live.find(caller.tenant, _name(told.experiment, path), path)
+        now = self._clock()
+        events = packed.read_rewards(told, live.experiment, now)
+        job = AppendEvents(live.id, live.experiment.spec.outcome, events, now)
+        results = self._writer.write(job)
+        self._tell_learner(job)
+        return packed.results_message(results)
 
     def GetDecision(self, request: pb.GetDecisionRequest, caller: Caller) -> pb.GetDecisionResponse:
         """Give a logged decision with its events and outcome."""
@@ -213,10 +252,13 @@ class DecisionService:
         try:
             return AppendDecisions(Plan(live, asked, now, self._refused(live)))
         except StateError as error:
-            refusal = error
+            return self._repeat(live, [(a.request_id, a.request_hash) for a in asked], error)
 
+    @staticmethod
+    def _repeat(
+        live: LiveExperiment, keys: Sequence[tuple[str, bytes]], refusal: StateError
+    ) -> Job[list[storage.Logged]]:
         def repeat(connection: Connection) -> list[storage.Logged]:
-            keys = [(a.request_id, a.request_hash) for a in asked]
             found = storage.repeated(connection, live.id, keys)
             if found is None:
                 raise refusal
@@ -485,6 +527,11 @@ def _shown(row: AnyRow) -> dict[str, object]:
 
 def _name(name: str, field: str) -> str:
     return convert.text(name, field, 64)
+
+
+def _check_alone(n: int, field: str) -> None:
+    if n:
+        raise InvalidInputError(f"give either {field} or packed, not both", field="packed")
 
 
 def _check_batch(n: int, field: str) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bandit.errors import BanditError
 from server.commands import (
     audit_log,
+    campaigns,
     decisions,
     demo,
     experiments,
@@ -49,6 +50,8 @@ app.add_typer(tokens.app, name="tokens")
 app.command("decide")(decisions.decide)
 app.command("reward")(decisions.reward)
 app.command("audit-log")(audit_log.audit_log)
+app.command("decide-file")(campaigns.decide_file)
+app.command("reward-file")(campaigns.reward_file)
 app.command("replay")(replay.replay)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)

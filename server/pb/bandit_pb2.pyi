@@ -533,28 +533,181 @@ class DecideResponse(_message.Message):
 Global___DecideResponse: _TypeAlias = DecideResponse  # noqa: Y015
 
 @_typing.final
+class PackedContexts(_message.Message):
+    """Asks for many decisions of one experiment, as columns: for campaigns. Every decision is the one
+    that Decide makes of the same values, and a request id is the same in both.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
+    REQUEST_PREFIX_FIELD_NUMBER: _builtins.int
+    FIRST_NUMBER_FIELD_NUMBER: _builtins.int
+    CUSTOMER_IDS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    SCHEMA_HASH_FIELD_NUMBER: _builtins.int
+    INCLUDE_PROPENSITIES_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    """Name of a running experiment; required."""
+    request_prefix: _builtins.str
+    """Instead of request_ids: row i has the id PREFIX-NNNNNN, where NNNNNN is first_number + i
+    written with six digits or more; 1 to 100 characters.
+    """
+    first_number: _builtins.int
+    """Number of the first row's id; only with request_prefix."""
+    rows: _builtins.bytes
+    """Contexts row by row, little-endian float32, the experiment's fields in their order: a number
+    or cyclic value in its unit, a flag as 0 or 1, a category as the place of its level from 0
+    (-1: one never declared), NaN where missing.
+    """
+    columns: _builtins.int
+    """Values in a row: the number of the experiment's context fields."""
+    schema_hash: _builtins.bytes
+    """schema_hash of an earlier answer; refused with FAILED_PRECONDITION if the experiment's fields
+    have changed since. Empty: not checked.
+    """
+    include_propensities: _builtins.bool
+    """Whether to answer the propensity of every action; at most 1000000 in all."""
+    time_zone: _builtins.str
+    """IANA time zone in which slot times are read, of all rows; empty: UTC."""
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Idempotency keys as in DecideRequest, one a row; none where request_prefix is set."""
+
+    @_builtins.property
+    def customer_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The caller's ids of the customers, one a row, 1 to 10000; required, 1 to 256 characters each."""
+
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        request_ids: _abc.Iterable[_builtins.str] | None = ...,
+        request_prefix: _builtins.str = ...,
+        first_number: _builtins.int = ...,
+        customer_ids: _abc.Iterable[_builtins.str] | None = ...,
+        rows: _builtins.bytes = ...,
+        columns: _builtins.int = ...,
+        schema_hash: _builtins.bytes = ...,
+        include_propensities: _builtins.bool = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "customer_ids", b"customer_ids", "experiment", b"experiment", "first_number", b"first_number", "include_propensities", b"include_propensities", "request_ids", b"request_ids", "request_prefix", b"request_prefix", "rows", b"rows", "schema_hash", b"schema_hash", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedContexts: _TypeAlias = PackedContexts  # noqa: Y015
+
+@_typing.final
 class BatchDecideRequest(_message.Message):
     """Asks for many decisions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecideRequest]:
         """1 to 1000 requests to one experiment. A request id that stands twice gets one decision."""
+
+    @_builtins.property
+    def packed(self) -> Global___PackedContexts:
+        """Instead of requests: the same as columns."""
 
     def __init__(
         self,
         *,
         requests: _abc.Iterable[Global___DecideRequest] | None = ...,
+        packed: Global___PackedContexts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchDecideRequest: _TypeAlias = BatchDecideRequest  # noqa: Y015
+
+@_typing.final
+class PackedDecisions(_message.Message):
+    """Many decisions as columns, one entry a row in the order asked; numbers are little-endian."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    PROPENSITIES_FIELD_NUMBER: _builtins.int
+    DECISION_IDS_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_VERSIONS_FIELD_NUMBER: _builtins.int
+    REPEATED_REQUESTS_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_FIELD_NUMBER: _builtins.int
+    SEND_AT_FIELD_NUMBER: _builtins.int
+    ALL_PROPENSITIES_FIELD_NUMBER: _builtins.int
+    USED_ACTIONS_FIELD_NUMBER: _builtins.int
+    SCHEMA_HASH_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    """Name of the experiment."""
+    actions: _builtins.bytes
+    """int32: place in the action space; -1: send nothing."""
+    propensities: _builtins.bytes
+    """float64: probability in (0, 1] with which the group's policy chose the action."""
+    decision_ids: _builtins.bytes
+    """16 bytes each: UUIDs of the decisions."""
+    groups: _builtins.bytes
+    """One byte each: Group."""
+    reasons: _builtins.bytes
+    """One byte each: Reason."""
+    sequences: _builtins.bytes
+    """int64: place in the experiment's log."""
+    snapshot_versions: _builtins.bytes
+    """int64: version of the published belief that decided."""
+    repeated_requests: _builtins.bytes
+    """One byte each: 1 if this answer was given before, to the same request id; else 0."""
+    decided_at: _builtins.bytes
+    """int64: when it was decided, in microseconds since 1970."""
+    send_at: _builtins.bytes
+    """int64: when to send it, in microseconds since 1970; 0: send nothing."""
+    all_propensities: _builtins.bytes
+    """float64, a row of one for each action: only if asked for."""
+    schema_hash: _builtins.bytes
+    """Stands for the experiment's context fields; send it back to be safe from a changed experiment."""
+    @_builtins.property
+    def used_actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Action]:
+        """The actions that occur, by index, with their names; send_at is not set."""
+
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        actions: _builtins.bytes = ...,
+        propensities: _builtins.bytes = ...,
+        decision_ids: _builtins.bytes = ...,
+        groups: _builtins.bytes = ...,
+        reasons: _builtins.bytes = ...,
+        sequences: _builtins.bytes = ...,
+        snapshot_versions: _builtins.bytes = ...,
+        repeated_requests: _builtins.bytes = ...,
+        decided_at: _builtins.bytes = ...,
+        send_at: _builtins.bytes = ...,
+        all_propensities: _builtins.bytes = ...,
+        used_actions: _abc.Iterable[Global___Action] | None = ...,
+        schema_hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "all_propensities", b"all_propensities", "decided_at", b"decided_at", "decision_ids", b"decision_ids", "experiment", b"experiment", "groups", b"groups", "propensities", b"propensities", "reasons", b"reasons", "repeated_requests", b"repeated_requests", "schema_hash", b"schema_hash", "send_at", b"send_at", "sequences", b"sequences", "snapshot_versions", b"snapshot_versions", "used_actions", b"used_actions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedDecisions: _TypeAlias = PackedDecisions  # noqa: Y015
 
 @_typing.final
 class BatchDecideResponse(_message.Message):
@@ -563,18 +716,24 @@ class BatchDecideResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DECISIONS_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
         """The decisions, in the order of the requests."""
+
+    @_builtins.property
+    def packed(self) -> Global___PackedDecisions:
+        """Instead of decisions, where the request was packed."""
 
     def __init__(
         self,
         *,
         decisions: _abc.Iterable[Global___Decision] | None = ...,
+        packed: Global___PackedDecisions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "packed", b"packed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -654,24 +813,90 @@ class RecordRewardResponse(_message.Message):
 Global___RecordRewardResponse: _TypeAlias = RecordRewardResponse  # noqa: Y015
 
 @_typing.final
+class PackedRewards(_message.Message):
+    """Reports many facts as columns, one entry an event; numbers are little-endian."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    EVENT_IDS_FIELD_NUMBER: _builtins.int
+    EVENT_PREFIX_FIELD_NUMBER: _builtins.int
+    FIRST_NUMBER_FIELD_NUMBER: _builtins.int
+    DECISION_IDS_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    OCCURRED_AT_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    """Name of the experiment; required."""
+    event_prefix: _builtins.str
+    """Instead of event_ids: event i has the id PREFIX-NNNNNN, where NNNNNN is first_number + i
+    written with six digits or more; 1 to 100 characters.
+    """
+    first_number: _builtins.int
+    """Number of the first event's id; only with event_prefix."""
+    decision_ids: _builtins.bytes
+    """16 bytes each, 1 to 10000: UUIDs of the decisions; required."""
+    kinds: _builtins.bytes
+    """One byte each: place in names. Empty: every event is of the first kind."""
+    values: _builtins.bytes
+    """float64: values as in RecordRewardRequest; required."""
+    occurred_at: _builtins.bytes
+    """int64: when they happened, in microseconds since 1970. Empty: when they were received."""
+    @_builtins.property
+    def event_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Idempotency keys as in RecordRewardRequest, one an event; none where event_prefix is set."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of event that occur, each one of the experiment's rewards; 1 to 64, required."""
+
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        event_ids: _abc.Iterable[_builtins.str] | None = ...,
+        event_prefix: _builtins.str = ...,
+        first_number: _builtins.int = ...,
+        decision_ids: _builtins.bytes = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        kinds: _builtins.bytes = ...,
+        values: _builtins.bytes = ...,
+        occurred_at: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_ids", b"decision_ids", "event_ids", b"event_ids", "event_prefix", b"event_prefix", "experiment", b"experiment", "first_number", b"first_number", "kinds", b"kinds", "names", b"names", "occurred_at", b"occurred_at", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedRewards: _TypeAlias = PackedRewards  # noqa: Y015
+
+@_typing.final
 class BatchRecordRewardsRequest(_message.Message):
     """Reports many facts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordRewardRequest]:
         """1 to 1000 events of one experiment. An event id that stands twice is a duplicate."""
+
+    @_builtins.property
+    def packed(self) -> Global___PackedRewards:
+        """Instead of events: the same as columns."""
 
     def __init__(
         self,
         *,
         events: _abc.Iterable[Global___RecordRewardRequest] | None = ...,
+        packed: Global___PackedRewards | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "packed", b"packed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -744,24 +969,90 @@ class RewardResult(_message.Message):
 Global___RewardResult: _TypeAlias = RewardResult  # noqa: Y015
 
 @_typing.final
+class PackedError(_message.Message):
+    """One event of a packed batch that was not recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Place of the event in the request."""
+    @_builtins.property
+    def error(self) -> Global___ItemError:
+        """Why."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        error: Global___ItemError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedError: _TypeAlias = PackedError  # noqa: Y015
+
+@_typing.final
+class PackedRewardResults(_message.Message):
+    """What became of packed events, one entry an event in the order told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISPOSITIONS_FIELD_NUMBER: _builtins.int
+    SEQUENCES_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    dispositions: _builtins.bytes
+    """One byte each: Disposition; 0 if not recorded."""
+    sequences: _builtins.bytes
+    """Little-endian int64: place in the experiment's log; 0 if not recorded."""
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___PackedError]:
+        """Those that were not recorded."""
+
+    def __init__(
+        self,
+        *,
+        dispositions: _builtins.bytes = ...,
+        sequences: _builtins.bytes = ...,
+        errors: _abc.Iterable[Global___PackedError] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispositions", b"dispositions", "errors", b"errors", "sequences", b"sequences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedRewardResults: _TypeAlias = PackedRewardResults  # noqa: Y015
+
+@_typing.final
 class BatchRecordRewardsResponse(_message.Message):
     """Answers BatchRecordRewards."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardResult]:
         """In the order of the events."""
+
+    @_builtins.property
+    def packed(self) -> Global___PackedRewardResults:
+        """Instead of results, where the request was packed."""
 
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___RewardResult] | None = ...,
+        packed: Global___PackedRewardResults | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["packed", b"packed", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
