@@ -14,7 +14,7 @@ from server.client import BanditClient
 from server.database import Database
 from server.live import Live
 from server.schema import outcomes, reward_events
-from tests.crash.crowd import SPEC, Journal, ask, fact, shown
+from tests.crash.crowd import SPEC, Lines, ask, fact, shown
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Checked:
         return not (self.lost or self.duplicated or self.problems)
 
 
-def check(url: str, secret: Path, journals: Sequence[Journal], *, again: bool = True) -> Checked:
+def check(url: str, secret: Path, journals: Sequence[Lines], *, again: bool = True) -> Checked:
     """Compare the log of a server that has ended with the journals, and audit it.
 
     Parameters
@@ -98,7 +98,7 @@ def _stored(connection, experiment: int) -> tuple[list[tuple[str, list[str]]], s
     return stored, {ids[seq] for seq in connection.execute(settled).scalars() if seq in ids}
 
 
-def _halves(kept: dict[str, list[str]], closed: set[str], journals: Iterable[Journal]) -> list[str]:
+def _halves(kept: dict[str, list[str]], closed: set[str], journals: Iterable[Lines]) -> list[str]:
     """Find calls of which only a part is there."""
     found = []
     for attempt in (attempt for journal in journals for attempt in journal.attempts):
@@ -111,7 +111,7 @@ def _halves(kept: dict[str, list[str]], closed: set[str], journals: Iterable[Jou
     return found
 
 
-def retry(address: str, journals: Sequence[Journal], most: int = 2_000) -> list[str]:
+def retry(address: str, journals: Sequence[Lines], most: int = 2_000) -> list[str]:
     """Repeat the newest acknowledged calls; give those that were answered otherwise."""
     changed = []
     with BanditClient(address, timeout=60) as client:
@@ -130,7 +130,7 @@ def retry(address: str, journals: Sequence[Journal], most: int = 2_000) -> list[
     return changed
 
 
-def settle(address: str, journals: Sequence[Journal]) -> list[str]:
+def settle(address: str, journals: Sequence[Lines]) -> list[str]:
     """Ask everything that was ever begun once more, twice; give what got two answers.
 
     What was not acknowledged may be there or not; asking decides it, once.

@@ -30,6 +30,26 @@ SPEC: ExperimentSpec = from_data(
 )
 
 
+class Lines:
+    """What a journal held at one moment.
+
+    Parameters
+    ----------
+    text
+        One acknowledgement a line.
+    attempts
+        Request ids of every call that was begun, answered or not; those of a batch together.
+    """
+
+    def __init__(self, text: str, attempts: list[tuple[str, ...]]) -> None:
+        self._lines = [line.split("\t") for line in text.splitlines()]
+        self.attempts = attempts
+
+    def read(self, kind: str) -> list[list[str]]:
+        """Give the fields of all decisions ("D") or events ("E")."""
+        return [fields[1:] for fields in self._lines if fields[0] == kind]
+
+
 class Journal:
     """Lines that are on disk when ``write`` returns.
 
@@ -38,7 +58,7 @@ class Journal:
     lines
         How many there are.
     attempts
-        Request ids of every call that was begun, answered or not; those of a batch together.
+        Request ids of every call that was begun.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,9 +75,9 @@ class Journal:
     def close(self) -> None:
         os.close(self._file)
 
-    def read(self, kind: str) -> list[list[str]]:
-        lines = [line.split("\t") for line in self._path.read_text().splitlines()]
-        return [fields[1:] for fields in lines if fields[0] == kind]
+    def now(self) -> Lines:
+        """Give what it holds at this moment."""
+        return Lines(self._path.read_text(), list(self.attempts))
 
 
 class Crowd:
@@ -71,18 +91,18 @@ class Crowd:
         One for every client.
     patience
         Seconds that a call may take, retries included.
-    tag
-        Stands before every request id, so that another crowd's ids are others.
+    goes_on
+        Whether a client whose call failed begins the next, until it is told to stop.
     """
 
     def __init__(
-        self, address: str, journals: list[Journal], *, patience: float, tag: str = ""
+        self, address: str, journals: list[Journal], *, patience: float, goes_on: bool = False
     ) -> None:
         self._stop = threading.Event()
         self._journals = journals
         self._patience = patience
         self._address = address
-        self._tag = tag
+        self._goes_on = goes_on
         self.errors: list[BanditError] = []
         self._threads = [
             threading.Thread(target=self._work, args=(k, journal))
@@ -118,10 +138,11 @@ class Crowd:
             i = 0
             while not self._stop.is_set():
                 try:
-                    self._visit(client, journal, f"{self._tag}{k}-{i}", i)
+                    self._visit(client, journal, f"{k}-{i}", i)
                 except BanditError as error:
                     self.errors.append(error)
-                    return
+                    if not self._goes_on:
+                        return
                 i += 1
 
     def _visit(self, client: BanditClient, journal: Journal, request: str, i: int) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from server.client import BanditClient
 from tests.crash.backends import BACKENDS, SERVE, Backend, Served
 from tests.crash.checking import Checked, check, retry
-from tests.crash.crowd import CLIENTS, SPEC, Crowd, Journal
+from tests.crash.crowd import CLIENTS, SPEC, Crowd, Journal, Lines
 
 
 @dataclass
@@ -49,6 +49,11 @@ def begin(address: str) -> None:
     with BanditClient(address, timeout=60) as client:
         client.create_experiment(SPEC, request_id="create")
         client.start_experiment(SPEC.name)
+
+
+def read(journals: Sequence[Journal]) -> list[Lines]:
+    """Give what every journal holds now."""
+    return [journal.now() for journal in journals]
 
 
 def run(
@@ -82,9 +87,9 @@ def run(
             crowd.await_more(moments.randint(calls // 2, calls * 3 // 2))
             server.kill()
             with backend.still() as url:
-                found = check(url, backend.secret, journals, again=number == rounds)
+                found = check(url, backend.secret, read(journals), again=number == rounds)
             server = Served(backend, folder / "server.log", port=server.port, module=module)
-            changed = retry(server.address, journals)
+            changed = retry(server.address, read(journals))
             lost |= {*found.lost, *changed}
             duplicated |= set(found.duplicated)
             problems += found.problems
@@ -102,7 +107,7 @@ def run(
     problems += [f"a client failed: {error}" for error in crowd.errors]
     problems += [f"the last server ended with {status}"] if status else []
     with backend.still() as url:
-        last = check(url, backend.secret, journals)
+        last = check(url, backend.secret, read(journals))
     lost |= set(last.lost)
     duplicated |= set(last.duplicated)
     return Verdict(rounds, last, sorted(lost), sorted(duplicated), [*problems, *last.problems])

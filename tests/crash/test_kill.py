@@ -13,7 +13,7 @@ from bandit.errors import DeadlineError, UnavailableError
 from tests.crash.backends import BACKENDS, Backend, Served
 from tests.crash.checking import check
 from tests.crash.crowd import CLIENTS, Crowd, Journal
-from tests.crash.rounds import begin, run
+from tests.crash.rounds import begin, read, run
 
 
 @pytest.fixture(params=sorted(BACKENDS))
@@ -50,6 +50,6 @@ def test_told_to_end_under_load(backend: Backend, tmp_path: Path):
     other = [e for e in crowd.errors if not isinstance(e, UnavailableError | DeadlineError)]
     assert other == []
     with backend.still() as url:
-        found = check(url, backend.secret, journals)
+        found = check(url, backend.secret, read(journals))
     assert found.is_kept, found
     assert found.decisions <= crowd.acknowledged + 2 * CLIENTS
