@@ -59,7 +59,7 @@ def after_insert(cross: Cross) -> None:
 
 
 def between_event_and_outcome(cross: Cross) -> None:
-    """A terminal event was inserted, and the outcome it closes was not."""
+    """Stop where a terminal event was inserted, and the outcome it closes was not."""
     _wrapped(storage, "_close", before=cross)
 
 
@@ -87,7 +87,7 @@ def before_answer(cross: Cross) -> None:
 
 
 def before_publish(cross: Cross) -> None:
-    """A snapshot is durable, and decisions still read the one before."""
+    """Stop where a snapshot is durable, and decisions still read the one before."""
     _wrapped(Live, "publish", before=cross)
 
 

@@ -49,7 +49,7 @@ class Cuts:
 
     def __init__(self, disk: Disk, journals: list[Journal], chance: float, most: int) -> None:
         self._disk, self._journals = disk, journals
-        self._random = random.Random(3)
+        self._random = random.Random(3)  # noqa: S311
         self._chance, self._most = chance, most
         self.found: list[tuple[list[Lines], Image]] = []
         disk.on_change = self.look
@@ -101,7 +101,7 @@ def after(image: Image, lines: list[Lines], folder: Path, chance: random.Random 
 
 
 def test_nothing_acknowledged_is_lost(folder: Path, journals: list[Journal]):
-    chance = random.Random(8)
+    chance = random.Random(8)  # noqa: S311
     cuts = serve(folder, journals, 600, 0.005, 12)
     for lines, image in cuts:
         for how in (None, chance, chance):
@@ -136,6 +136,6 @@ def test_the_disk_keeps_what_was_synced_and_no_more(tmp_path: Path):
     assert (tmp_path / "a").read_bytes() == b"old " * 4
     seen = set()
     for seed in range(50):
-        image.write(tmp_path, random.Random(seed))
+        image.write(tmp_path, random.Random(seed))  # noqa: S311
         seen.add((tmp_path / "a").read_bytes())
     assert seen >= {b"old " * 4, b"old new!old ", b"old " * 3, b"old new!old old "}
