@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import yaml
 
 from bandit import encoding, spec_file
@@ -58,7 +59,8 @@ def _posterior(spec: ExperimentSpec) -> Decoder:
     def read(data: bytes) -> object:
         posterior = experiment.prior()
         encoding.load(posterior, data)
-        return experiment.publish(posterior, version=1)
+        with np.errstate(all="ignore"):  # numbers that can not be are refused when they show
+            return experiment.publish(posterior, version=1)
 
     return Decoder([seed], read, CorruptionError)
 

@@ -34,11 +34,11 @@ def draw_message(draw: Any, message: Message, words: Words, depth: int = 0) -> N
 
 
 def draw_field(
-    draw: Any,
+    draw: Any,  # noqa: ANN401
     message: Message,
     field: FieldDescriptor,
     words: Words,
-    depth: int = 0,  # noqa: ANN401
+    depth: int = 0,
 ) -> None:
     """Set one field to something of its type; add to a list, or empty it."""
     if depth > DEPTH:
@@ -63,11 +63,11 @@ def draw_field(
 
 
 def _draw_entry(
-    draw: Any,
+    draw: Any,  # noqa: ANN401
     message: Message,
     field: FieldDescriptor,
     words: Words,
-    depth: int,  # noqa: ANN401
+    depth: int,
 ) -> None:
     key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
     entries = getattr(message, field.name)

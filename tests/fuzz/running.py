@@ -18,9 +18,9 @@ from tests.fuzz.messages import draw_field, draw_message, parts, spoil
 from tests.fuzz.target import DECLARED, REQUESTS, Found, Target
 
 EDITS = st.lists(st.binary(min_size=4, max_size=16), min_size=6, max_size=6)
-ODD = st.sampled_from(
-    [None, True, -1, 0, 1, 2**31, 2**63, 2**64, -(2**70), 0.5, 1e308, "", "x", "nan", [], {}]
-    + [[1, 2], [-1], [2**40], [2**62, 4], [[1]], ["x"], {"x": 1}, [None]]
+ODD = st.one_of(
+    st.sampled_from([None, True, -1, 0, 1, 2**31, 2**63, 2**64, -(2**70), 0.5, 1e308, "", "x"]),
+    st.sampled_from([[], {}, [1, 2], [-1], [2**40], [2**62, 4], [[1]], ["x"], {"x": 1}, [None]]),
 )
 Tell = Callable[[int], None]
 

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -190,10 +191,8 @@ class Target:
         """Give bytes to a method's handler; count and give the status."""
         call = Call()
         began = time.perf_counter()
-        try:
+        with suppress(_Ended):
             self._handlers[method].unary_unary(data, call)
-        except _Ended:
-            pass
         self._note(method, call.code, time.perf_counter() - began)
         return call.code
 
