@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 
-.PHONY: demo serve test check bench bench-engine bench-server format clean
+.PHONY: demo serve test check crash fuzz bench bench-engine bench-server format clean
 
 demo: $(READY)
 	$(BIN)/banditctl demo
@@ -22,6 +22,15 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_generated.py
+
+# Servers killed under load, again and again, and loaded ten times over: some minutes.
+crash: $(READY)
+	$(BIN)/python -m benchmarks.overload
+	$(BIN)/python -m tests.crash.rounds --backend sqlite --rounds 20
+
+# A hundred thousand requests and files that nobody should send: some minutes.
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --inputs 100000
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import struct
 
 import numpy as np
@@ -71,6 +72,7 @@ def _load(posterior: Posterior, data: bytes) -> None:
     if body[:4] != MAGIC or form > FORMAT:
         raise CorruptionError(f"a stored posterior has format {form}, this release reads {FORMAT}")
     header = json.loads(body[10 : 10 + length])
+    seq, count = (_whole(header[name]) for name in ("seq", "count"))
     if header["kind"] != posterior.kind:
         raise CorruptionError(f"a stored posterior is {header['kind']}, not {posterior.kind}")
     arrays: dict[str, Floats] = {}
@@ -78,10 +80,17 @@ def _load(posterior: Posterior, data: bytes) -> None:
     if "clock" in header["arrays"] and posterior.half_life is None:
         raise CorruptionError("a stored posterior has a half-life, which does not fit this one")
     for name in posterior.arrays():
-        shape = tuple(header["arrays"].get(name, ()))
-        size = 8 * int(np.prod(shape, dtype=np.int64))
+        shape = tuple(map(_whole, header["arrays"].get(name, ())))
+        size = 8 * math.prod(shape)
         if len(body) < at + size:
             raise CorruptionError(f"a stored posterior lacks {name!r}")
         arrays[name] = np.frombuffer(body[at : at + size], dtype="<f8").reshape(shape)
         at += size
-    posterior.load(arrays, seq=header["seq"], count=header["count"])
+    posterior.load(arrays, seq=seq, count=count)
+
+
+def _whole(value: object) -> int:
+    """Read a number of the header that counts something."""
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise CorruptionError(f"a stored posterior has {str(value)[:40]!r} where a number belongs")
+    return value

@@ -91,6 +91,11 @@ class Model:
         outcomes = sum(made.outcome is not None for made in self.requests.values())
         return len(self.requests) + len(self.events) + outcomes
 
+    def refuses(self, asked: list[tuple[str, str]]) -> bool:
+        """Whether nothing is decided in this state, and not all of this was decided before."""
+        before = [(request, made.customer) for request, made in self.requests.items()]
+        return self.state in ("draft", "archived") and not all(one in before for one in asked)
+
     def close(self, name: str, made: Made) -> None:
         """Settle one decision: the rule of the experiment, in a few lines."""
         aggregation, silence = EXPERIMENTS[name]
@@ -152,12 +157,22 @@ class Campaigns(RuleBasedStateMachine):
         }[to]
         if model is None:
             assert refusal(method, kind(name=name)).code is grpc.StatusCode.NOT_FOUND
-        elif (model.state, to) == ("draft", "paused"):
+        elif (model.state, to) == ("draft", "paused") or model.state == "archived":
             found = refusal(method, kind(name=name))
             assert found.code is grpc.StatusCode.FAILED_PRECONDITION
         else:
             method(kind(name=name))
             model.state = to
+
+    @rule()
+    def archive(self) -> None:
+        """End one of the experiments, so that the others go on."""
+        kind, method = pb.ArchiveExperimentRequest, self.peer.experiments.ArchiveExperiment
+        if "three" not in self.models:
+            assert refusal(method, kind(name="three")).code is grpc.StatusCode.NOT_FOUND
+        else:
+            method(kind(name="three"))
+            self.models["three"].state = "archived"
 
     @rule(name=NAMES, request=REQUESTS, customer=CUSTOMERS, batch=st.booleans())
     def decide(self, name: str, request: str, customer: str, *, batch: bool) -> None:
@@ -172,7 +187,7 @@ class Campaigns(RuleBasedStateMachine):
 
         if model is None:
             assert refusal(ask).code is grpc.StatusCode.NOT_FOUND
-        elif model.state == "draft":
+        elif model.refuses([(request, customer)]):
             assert refusal(ask).code is grpc.StatusCode.FAILED_PRECONDITION
         elif request not in model.requests:
             answer = ask()
@@ -185,6 +200,62 @@ class Campaigns(RuleBasedStateMachine):
             assert answer.repeated_request
             answer.repeated_request = False
             assert answer == model.requests[request].answer
+
+    @rule(name=NAMES, asked=st.lists(st.tuples(REQUESTS, CUSTOMERS), min_size=2, max_size=5))
+    def decide_many(self, name: str, asked: list[tuple[str, str]]) -> None:
+        """All of a batch, or nothing; one decision for an id that stands twice."""
+        model = self.models.get(name)
+        message = pb.BatchDecideRequest(
+            requests=[
+                decide_request(name, request, customer_id=customer, include_propensities=True)
+                for request, customer in asked
+            ]
+        )
+        customers = {r: made.customer for r, made in model.requests.items()} if model else {}
+        first = {request: customer for request, customer in reversed(asked)} | customers
+        if model is None:
+            code = refusal(self.peer.decisions.BatchDecide, message).code
+            assert code is grpc.StatusCode.NOT_FOUND
+        elif model.refuses(asked):
+            code = refusal(self.peer.decisions.BatchDecide, message).code
+            assert code is grpc.StatusCode.FAILED_PRECONDITION
+        elif any(first[request] != customer for request, customer in asked):
+            code = refusal(self.peer.decisions.BatchDecide, message).code
+            assert code is grpc.StatusCode.ALREADY_EXISTS
+        else:
+            answers = self.peer.decisions.BatchDecide(message).decisions
+            for (request, customer), answer in zip(asked, answers, strict=True):
+                if request not in model.requests:
+                    self.check_fresh(model, answer)
+                    model.requests[request] = Made(answer, customer, self.clock.now)
+                else:
+                    assert answer.repeated_request
+                    answer.repeated_request = False
+                    assert answer == model.requests[request].answer
+
+    @rule(size=st.integers(0, 3))
+    def list_all(self, size: int) -> None:
+        found, token = [], ""
+        while True:
+            request = pb.ListExperimentsRequest(page_size=size, page_token=token)
+            page = self.peer.experiments.ListExperiments(request)
+            found += [(e.spec.name, pb.State.Name(e.state), e.log_length) for e in page.experiments]
+            token = page.next_page_token
+            if not token:
+                break
+        assert found == [
+            (name, f"STATE_{model.state.upper()}", model.length)
+            for name, model in sorted(self.models.items())
+        ]
+
+    @rule(name=NAMES, which=st.integers(0, 15))
+    def get(self, name: str, which: int) -> None:
+        model = self.models.get(name)
+        made = list(model.requests.values()) if model else []
+        if which < len(made):
+            self.check_decision(name, model, made[which])
+        else:
+            assert refusal(self.peer.get, name, NOBODY).code is grpc.StatusCode.NOT_FOUND
 
     def check_fresh(self, model: Model, answer: pb.Decision) -> None:
         assert not answer.repeated_request
@@ -281,18 +352,22 @@ class Campaigns(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def check_decisions(self, name: str, model: Model) -> None:
-        for one, made in model.by_id.items():
-            found = self.peer.get(name, one)
-            outcome = found.outcome if found.HasField("outcome") else None
-            told = {
-                event: (e.name, e.value, e.late)
-                for event, e in model.events.items()
-                if e.decision_id == one
-            }
-            assert outcome == made.outcome
-            assert {e.event_id: (e.name, e.value, e.late) for e in found.events} == told
-            found.decision.ClearField("removed")
-            assert found.decision == made.answer
+        for made in model.requests.values():
+            self.check_decision(name, model, made)
+
+    def check_decision(self, name: str, model: Model, made: Made) -> None:
+        one = made.answer.decision_id
+        found = self.peer.get(name, one)
+        outcome = found.outcome if found.HasField("outcome") else None
+        told = {
+            event: (e.name, e.value, e.late)
+            for event, e in model.events.items()
+            if e.decision_id == one
+        }
+        assert outcome == made.outcome
+        assert {e.event_id: (e.name, e.value, e.late) for e in found.events} == told
+        found.decision.ClearField("removed")
+        assert found.decision == made.answer
 
     def check_report(self, name: str, model: Model) -> None:
         report = self.peer.report(name)
