@@ -24,7 +24,8 @@ import grpc
 import psutil
 from google.rpc import error_details_pb2, status_pb2
 
-from benchmarks.server import DECIDE, experiment, requests, start
+from benchmarks.batches import experiment, requests
+from benchmarks.server import DECIDE, start
 from server.client import BanditClient
 from server.pb import bandit_pb2 as pb
 from server.status import DETAILS_KEY

@@ -20,7 +20,8 @@ import psutil
 
 from bandit import rng
 from bandit.spec import ExperimentSpec
-from benchmarks.server import experiment, requests, start
+from benchmarks.batches import experiment, requests
+from benchmarks.server import start
 from server import storage
 from server.catalogue import find_experiment
 from server.client import BanditClient

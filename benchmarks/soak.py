@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from benchmarks.recovery import end, serve
-from benchmarks.server import experiment, requests
+from benchmarks.batches import experiment, requests
 from server.client import BanditClient
 from server.pb import bandit_pb2 as pb
 from server.pb import bandit_pb2_grpc as stubs
