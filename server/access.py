@@ -185,8 +185,12 @@ class TokenAccess:
 
 def _bearer(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """Give the one bearer token of a call's metadata; empty if there is none, or not just one."""
-    found = [value for key, value in metadata if key == "authorization"]
-    if len(found) != 1 or not isinstance(found[0], str) or len(found[0]) > tokens.MAX_TOKEN:
+    found: str | bytes = ""
+    for key, value in metadata:
+        if key == "authorization":
+            if found:
+                return ""
+            found = value
+    if not isinstance(found, str) or len(found) > tokens.MAX_TOKEN:
         return ""
-    scheme, _, token = found[0].partition(" ")
-    return token if scheme.lower() == "bearer" else ""
+    return found[7:] if found.startswith(("Bearer ", "bearer ")) else ""

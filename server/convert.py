@@ -24,6 +24,7 @@ from bandit.experiment import Experiment, Question
 from bandit.features import MAX_TERMS
 from bandit.outcome import MAX_REWARDS
 from bandit.spec import ExperimentSpec
+from server.bounds import check_counts
 from server.deciding import Asking, hashed_rest
 from server.live import LiveExperiment
 from server.pb import bandit_pb2 as pb
@@ -44,8 +45,9 @@ def parse(kind: type[Message], data: bytes) -> Any:  # noqa: ANN401  a message o
     Raises
     ------
     InvalidInputError
-        With the path of the unknown field.
+        With the path of the unknown field, or of a list that is longer than any may be.
     """
+    check_counts(kind, data)
     message = kind()
     try:
         message.ParseFromString(data)

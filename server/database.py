@@ -234,7 +234,13 @@ def storage_error(error: BaseException) -> BanditError | None:
     """Give the domain error of a failed statement, or None for any other error."""
     if not isinstance(error, SQLAlchemyError):
         return None
-    cause = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
+    cause = cause_of(error)
     if "malformed" in cause or "not a database" in cause:
         return CorruptionError(f"the database is damaged: {cause}")
     return UnavailableError(f"the database does not answer: {cause}")
+
+
+def cause_of(error: BaseException) -> str:
+    """Tell what the driver said, in its first line: later ones may quote rows."""
+    said = str(getattr(error, "orig", None) or type(error).__name__)
+    return (said.strip().splitlines() or [type(error).__name__])[0]

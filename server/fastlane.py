@@ -21,6 +21,7 @@ from typing import Any, cast
 import grpc
 from google.rpc import status_pb2
 
+from server import bugs
 from server.status import CODES, DETAILS_KEY
 
 log = logging.getLogger(__name__)
@@ -118,8 +119,8 @@ def _receive(rpc_event: Any, state: Any, begin: Begin) -> "Future[Any]":  # noqa
                 context.set_details(answer.message)
                 context.set_trailing_metadata(((DETAILS_KEY, answer.SerializeToString()),))
                 _server._status(rpc_event, state, None)
-        except Exception:
-            log.exception("a reply could not be sent")
+        except Exception as error:  # noqa: BLE001
+            bugs.tell(log, "a reply could not be sent", error)
         finally:
             ended.end()
 

@@ -20,7 +20,7 @@ from bandit import encoding
 from bandit.errors import BanditError, ConflictError
 from bandit.kernels.compiling import Floats
 from bandit.posterior import Posterior
-from server import catalogue, storage
+from server import bugs, catalogue, storage
 from server.catalogue import Published, State
 from server.clock import Clock
 from server.database import storage_error
@@ -153,8 +153,8 @@ class Learner:
                     log.warning("learning of %r: %s", live.experiment.spec.name, error)
                 except BanditError as error:
                     log.error("learning of %r: %s", live.experiment.spec.name, error)  # noqa: TRY400
-                except Exception:
-                    log.exception("the learner met a bug in %r", live.experiment.spec.name)
+                except Exception as error:  # noqa: BLE001
+                    bugs.tell(log, f"the learner met a bug in {live.experiment.spec.name!r}", error)
             if not busy and not self._stopping:
                 self._wake.wait(self._pause())
 

@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     tenant_in_flight: int = Field(default=512, ge=1, le=100_000)
-    bytes_in_flight: int = Field(default=64 * 2**20, ge=2**20, le=2**34)
+    bytes_in_flight: int = Field(default=32 * 2**20, ge=2**20, le=2**34)
     queue_rows: int = Field(default=50_000, ge=1_000, le=10_000_000)
     keepalive: float = Field(default=60.0, ge=0.0, le=86_400.0)
     connection_idle: float = Field(default=900.0, ge=0.0, le=86_400.0)

@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from bandit.errors import BanditError, DeadlineError, UnavailableError
-from server import convert, status, tls
+from server import bugs, convert, status, tls
 from server.access import ROLES, Access, Caller
 from server.database import storage_error
 from server.fastlane import FastLane, Reply
@@ -355,7 +355,7 @@ def _failed(error: Exception, kind: type[Message]) -> status_pb2.Status:
     if (known := storage_error(error)) is not None:
         log.error("%s: %s", kind.DESCRIPTOR.name, known)
         return status.to_status(known)
-    log.error("unexpected error in %s", kind.DESCRIPTOR.name, exc_info=error)
+    bugs.tell(log, f"unexpected error in {kind.DESCRIPTOR.name}", error)
     return status.internal()
 
 

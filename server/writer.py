@@ -20,7 +20,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from bandit.errors import BanditError, DeadlineError, UnavailableError
 from bandit.outcome import OutcomeRule
-from server import storage
+from server import bugs, storage
+from server.database import cause_of
 from server.deciding import Plan, decide
 from server.storage import DecisionRow, EventRow, Logged, Recorded
 from server.turn import Turn
@@ -265,20 +266,19 @@ class Writer:
                 self._transact(sound, _merge)
             self._note(is_healthy=True)
         except SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            log.error("%d jobs failed to commit: %s", len(jobs), cause)  # noqa: TRY400
+            log.error("%d jobs failed to commit: %s", len(jobs), cause_of(error))  # noqa: TRY400
             for job in sound:
                 job.error = UnavailableError("the database did not take the write; try again")
             self._note(is_healthy=False)
-        except Exception:
-            log.exception("the writer met a bug")
+        except Exception as error:  # noqa: BLE001
+            bugs.tell(log, "the writer met a bug", error)
             for job in sound:
                 job.error = RuntimeError("internal error in the writer")
         for job in jobs:
             try:
                 job.on_done()
-            except Exception:
-                log.exception("a caller could not be told")
+            except Exception as error:  # noqa: BLE001
+                bugs.tell(log, "a caller could not be told", error)
 
     def _note(self, *, is_healthy: bool) -> None:
         if is_healthy != self._is_healthy:
@@ -324,8 +324,8 @@ def _decide(jobs: list[AppendDecisions]) -> None:
     try:
         for job, rows in zip(waiting, decide([job.plan for job in waiting]), strict=True):
             job.decisions = rows
-    except Exception:
-        log.exception("the engine met a bug; deciding one by one")
+    except Exception as error:  # noqa: BLE001
+        bugs.tell(log, "the engine met a bug; deciding one by one", error)
         for job in waiting:
             _decide_alone(job)
 

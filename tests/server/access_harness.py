@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from server import tokens
 from server.clock import system_clock
 from server.pb import bandit_pb2 as pb
 from server.tokens import Role
-from tests.server.harness import Peer
+from tests.server.harness import SPEC, Peer
 
 METHODS = {
     f"{service.name}/{method.name}": method
@@ -60,6 +61,14 @@ class Bearer:
         service, _, name = method.partition("/")
         stub = self._peer.decisions if service == "DecisionService" else self._peer.experiments
         return getattr(stub, name)
+
+
+def create(bearer: Bearer, name: str) -> None:
+    """Create and start an experiment like ``SPEC``."""
+    spec = ParseDict({**SPEC, "name": name}, pb.ExperimentSpec())
+    request = pb.CreateExperimentRequest(spec=spec, request_id=f"create {name}")
+    bearer.call("ExperimentService/CreateExperiment", request)
+    bearer.call("ExperimentService/StartExperiment", pb.StartExperimentRequest(name=name))
 
 
 def empty(method: str) -> Message:

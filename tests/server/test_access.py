@@ -8,7 +8,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -29,9 +28,8 @@ from server.pb import bandit_pb2 as pb
 from server.settings import Settings
 from server.tls import Security
 from server.tokens import Role
-from tests.server.access_harness import METHODS, Bearer, code, empty, make_token
+from tests.server.access_harness import METHODS, Bearer, code, create, empty, make_token
 from tests.server.harness import (
-    SPEC,
     Peer,
     Refusal,
     decide_request,
@@ -257,9 +255,7 @@ def ask(method: str, experiment: str, decision_id: str) -> Message:
 
 def build(bearer: Bearer, name: str) -> str:
     """Create and start an experiment, and decide once; give the decision's id."""
-    spec = ParseDict({**SPEC, "name": name}, pb.ExperimentSpec())
-    bearer.call(CREATES, pb.CreateExperimentRequest(spec=spec, request_id=f"create {name}"))
-    bearer.call("ExperimentService/StartExperiment", pb.StartExperimentRequest(name=name))
+    create(bearer, name)
     answer = bearer.call("DecisionService/Decide", decide_request(name, "r1"))
     return answer.decision.decision_id
 

@@ -92,10 +92,7 @@ def test_a_token_from_its_making_to_its_end(guarded: Guarded):
     assert re.fullmatch(r"bandit_[\w-]{43}", admin)
 
     def created() -> bool:
-        made = guarded.run(
-            "experiments", "create", str(guarded.folder / "welcome.toml"), "--start", token=admin
-        )
-        return made.returncode == 0
+        return guarded.run(*create, token=admin).returncode == 0
 
     eventually(created, 60)
     paused = ("experiments", "pause", "welcome", "--reason", "a test")
