@@ -16,8 +16,8 @@ import grpc
 import numpy as np
 import psutil
 
-from benchmarks.recovery import end, serve
 from benchmarks.batches import experiment, requests
+from benchmarks.recovery import end, serve
 from server.client import BanditClient
 from server.pb import bandit_pb2 as pb
 from server.pb import bandit_pb2_grpc as stubs
