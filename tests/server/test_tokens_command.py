@@ -91,6 +91,8 @@ def test_a_token_from_its_making_to_its_end(guarded: Guarded):
     admin = guarded.token("chief", "--role", "admin", "--reason", "first")
     assert re.fullmatch(r"bandit_[\w-]{43}", admin)
 
+    create = ("experiments", "create", str(guarded.folder / "welcome.toml"), "--start")
+
     def created() -> bool:
         return guarded.run(*create, token=admin).returncode == 0
 
