@@ -32,13 +32,17 @@ End = tuple[str, int]
 
 
 class Line(NamedTuple):
-    """One line of the table: what, entries a second, of an empty handler, and the goals."""
+    """One line of the table: what, entries a second, of an empty handler, and the goals.
+
+    ``busy`` is the share of its core that the server had: less than 1 on a machine with other work.
+    """
 
     what: str
     rate: float
     empty: float | None
     must: float
     aim: float
+    busy: float = 1.0
 
 
 def experiment() -> ExperimentSpec:
@@ -115,11 +119,9 @@ def measure(
     for what, method, messages, size, (must, aim) in kinds:
         file = folder / "batches"
         write_messages(file, [m.SerializeToString() for m in messages])
-        rates = []
-        for address, pid in ends:
-            found = load(address, method, file, 2, seconds, pid)
-            rates.append(found["per_second"] * size)
-        lines.append(Line(what, rates[1], rates[0], must, aim))
+        empty, served = (load(address, method, file, 2, seconds, pid) for address, pid in ends)
+        rates = [found["per_second"] * size for found in (served, empty)]
+        lines.append(Line(what, *rates, must, aim, served["server_cpu"]))
     return lines
 
 
@@ -195,8 +197,11 @@ def fold(n: int = 100_000) -> Line:
 def show(lines: list[Line]) -> dict[str, Any]:
     """Print the lines; give the rates by what was measured."""
     for line in lines:
-        ratio = "" if line.empty is None else f", {line.rate / line.empty:.2f} of an empty handler"
+        ratio = "" if line.empty is None else f", {line.rate / line.empty:.3f} of an empty handler"
         verdict = "reached" if line.rate >= line.must else "MISSED"
         aim = "" if line.aim == line.must else f", aim {line.aim:.0f}"
-        print(f"  {line.what}: {line.rate:.0f}/s{ratio}   goal {line.must:.0f}: {verdict}{aim}")
+        busy = f", core {line.busy:.0%} busy" if line.empty is not None else ""
+        print(
+            f"  {line.what}: {line.rate:.0f}/s{ratio}{busy}   goal {line.must:.0f}: {verdict}{aim}"
+        )
     return {line.what: round(line.rate) for line in lines}

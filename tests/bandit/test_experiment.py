@@ -16,7 +16,7 @@ from bandit import rng
 from bandit.actions import Exclusion
 from bandit.decision import Decision, Group, Reason
 from bandit.errors import InvalidInputError
-from bandit.experiment import Experiment, Question
+from bandit.experiment import Experiment, Question, Questions
 from bandit.posterior import Posterior
 from bandit.snapshot import Snapshot
 from bandit.spec_file import from_data, parse, to_json
@@ -398,3 +398,60 @@ def test_the_better_arm_is_found_for_each_kind_of_customer(form: str):
     snapshot = simulate(of, rates, 2_000)
     assert share(of, snapshot, vip=False)[0] > 0.95
     assert share(of, snapshot, vip=True)[3] > 0.95
+
+
+def test_columns_decide_as_questions_do_with_exclusions_and_refusals() -> None:
+    """One by one, in a batch or as columns: the same bits, whatever the rules of each row."""
+    spec = parse(
+        """
+        name = "columns"
+        fallback = {variant = "a", channel = "email"}
+        baseline = {variant = "b", channel = "push"}
+        actions = {variants = ["a", "b", "c"], channels = ["email", "push"]}
+        context = [{name = "age", kind = "number", bounds = [0, 1]}]
+        outcome = {window = 60, rewards = [{name = "click"}]}
+        groups = {random = 0.3, baseline = 0.2, no_contact = 0.1}
+        """,
+        "toml",
+    )
+    of = Experiment(spec, secret=bytes(range(32)))
+    random = np.random.default_rng(1)
+    rows = random.random((200, 1))
+    posterior = of.prior()
+    of.learn(posterior, rows, random.integers(0, 6, 200), random.random(200), seq=200)
+    snapshot = of.publish(posterior, version=3)
+    rules = [
+        (),
+        (Exclusion(channel="push", reason="no consent"),),
+        (Exclusion(variant="a", reason="seen"), Exclusion(channel="email", reason="no address")),
+        (Exclusion(reason="nothing", channel="email"), Exclusion(reason="nothing", channel="push")),
+    ]
+    asked = [rules[i % 4] for i in range(200)]
+    names = [f"r{i}" for i in range(200)]
+    ids = rng.decision_ids(of.secret, "columns", names, 5)
+    customers = rng.customer_keys(of.secret, "tenant", names)
+    questions = [
+        Question(
+            rng.decision_id(of.secret, "columns", name, 5),
+            rng.customer_key(of.secret, "tenant", name),
+            row.tolist(),
+            exclusions,
+        )
+        for name, row, exclusions in zip(names, rows, asked, strict=True)
+    ]
+    for refused in (None, Reason.PAUSED):
+        one = of.decide_batch(snapshot, questions, refused=refused)
+        columns = Questions(ids, customers, rows, asked)
+        many = of.decide_columns(snapshot, columns, propensities=True, refused=refused)
+        assert many.propensities is not None
+        for i, decision in enumerate(one):
+            assert decision.decision_id.bytes == ids[i].tobytes()
+            assert (-1 if decision.action is None else decision.action) == many.actions[i]
+            assert decision.propensity == many.propensity[i]
+            assert (decision.group, decision.reason) == (many.groups[i], many.reasons[i])
+            assert decision.propensities is not None
+            assert decision.propensities.tobytes() == many.propensities[i].tobytes()
+        plain = of.decide_columns(snapshot, columns, refused=refused)
+        assert plain.propensities is None
+        assert plain.actions.tobytes() == many.actions.tobytes()
+    assert {int(group) for group in many.groups} == {1, 2, 3, 4}
