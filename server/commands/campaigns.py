@@ -9,9 +9,8 @@ from bandit.errors import BanditError, InvalidInputError
 from server import campaign as campaigns
 from server import campaign_file
 from server.campaign import Campaign, Pace, Report
-from server.client import BanditClient
 from server.commands import options
-from server.commands.options import Address
+from server.commands.options import Server
 
 Chunk = Annotated[int, typer.Option(help="Rows of one request, 1 to 10000.")]
 Flight = Annotated[int, typer.Option(min=1, max=16, help="Requests under way at a time.")]
@@ -21,9 +20,11 @@ Timeout = Annotated[
 _MOST_SHOWN = 10
 
 
+@options.calls_server()
 def decide_file(  # noqa: PLR0913
     source: Annotated[Path, typer.Argument(metavar="IN", help="Customers, .parquet.")],
     out: Annotated[Path, typer.Argument(help="File to write, .parquet.")],
+    server: Server,
     experiment: Annotated[str, typer.Option(help="Name of a running experiment.")],
     id_column: Annotated[
         str, typer.Option(help="Column that tells rows apart; else their number.")
@@ -39,7 +40,6 @@ def decide_file(  # noqa: PLR0913
     chunk: Chunk = campaigns.CHUNK,
     flight: Flight = campaigns.FLIGHT,
     timeout: Timeout = 60.0,
-    address: Address = options.DEFAULT_ADDRESS,
 ) -> None:
     """Decide for every customer of a file; run it again to go on after an interruption."""
 
@@ -52,15 +52,17 @@ def decide_file(  # noqa: PLR0913
             time_zone=time_zone,
         )
 
-    with BanditClient(address, timeout=timeout) as client:
+    with server.client(timeout) as client:
         pace = Pace(chunk=chunk, flight=flight, progress=True)
         done = campaign_file.decide_file(client, source, out, asked, pace)
     before = f", {done.before} of them by an earlier run" if done.before else ""
     typer.echo(f"decided: {done.rows} rows{before}, campaign {done.campaign}, in {out}")
 
 
+@options.calls_server()
 def reward_file(  # noqa: PLR0913
     source: Annotated[Path, typer.Argument(metavar="IN", help="Events, .parquet.")],
+    server: Server,
     experiment: Annotated[str, typer.Option(help="Name of the experiment.")],
     name: Annotated[
         str, typer.Option(help="Kind of event of all rows; else column name tells.")
@@ -72,13 +74,12 @@ def reward_file(  # noqa: PLR0913
     chunk: Chunk = campaigns.CHUNK,
     flight: Flight = campaigns.FLIGHT,
     timeout: Timeout = 60.0,
-    address: Address = options.DEFAULT_ADDRESS,
 ) -> None:
     """Report an event for every row of a file; running it again changes nothing."""
     told = campaign_file.fingerprint(source)[:16]
     report = Report(experiment=experiment, name=told, kind=name, id_column=id_column)
     rows = campaign_file.read_table(source)
-    with BanditClient(address, timeout=timeout) as client:
+    with server.client(timeout) as client:
         try:
             pace = Pace(chunk=chunk, flight=flight, progress=True)
             found = campaigns.reward_many(client, report, rows, pace=pace)
