@@ -55,8 +55,9 @@ class Outcomes(NamedTuple):
 
     def part(self, start: int, stop: int) -> "Outcomes":
         """Give some neighbours."""
+        x, actions, rewards, times, replaced = self
         here = slice(start, stop)
-        return Outcomes(*(part[here] for part in self))
+        return Outcomes(x[here], actions[here], rewards[here], times[here], replaced[here])
 
 
 def are_rates(outcomes: Outcomes) -> bool:
@@ -118,7 +119,8 @@ class Posterior(ABC):
             self._take(outcomes, np.ones(n) if n > 1 else ONE)
         elif n and half_life is not None:
             self._fold_fading(outcomes, half_life)
-        self.count += n - int(np.count_nonzero(~np.isnan(outcomes.replaced)))
+        corrections = len(outcomes.replaced) and np.count_nonzero(~np.isnan(outcomes.replaced))
+        self.count += n - int(corrections)
         self.seq = seq
 
     def _take(self, outcomes: Outcomes, weights: Floats) -> None:
@@ -142,8 +144,9 @@ class Posterior(ABC):
                 "need as many contexts and actions as rewards", field="outcomes"
             )
         x, actions, rewards, _, replaced = outcomes
-        if len(replaced) not in (0, n) or not (np.abs(replaced) <= LARGEST_OUTCOME).all(
-            where=~np.isnan(replaced)
+        if len(replaced) and not (
+            len(replaced) == n
+            and (np.abs(replaced) <= LARGEST_OUTCOME).all(where=~np.isnan(replaced))
         ):
             raise InvalidInputError(
                 "need NaN or an outcome within +-1e15 for every reward", field="replaced"

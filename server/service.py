@@ -21,11 +21,12 @@ from bandit.errors import (
     NotFoundError,
     StateError,
 )
-from server import catalogue, convert, reporting, storage
+from server import catalogue, convert, ledger, omissions, reporting, storage
 from server.catalogue import State
 from server.clock import Clock
 from server.deciding import Asking, Plan, decide
 from server.live import Live, LiveExperiment
+from server.omissions import Omitted
 from server.pb import bandit_pb2 as pb
 from server.schema import AnyRow
 from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
@@ -36,9 +37,10 @@ MAX_LISTED = 1_000_000
 
 
 class Caller(NamedTuple):
-    """Who calls."""
+    """Who calls, and for whom."""
 
     tenant: str
+    name: str = "local"
 
 
 class Pending(NamedTuple):
@@ -65,7 +67,7 @@ class DecisionService:
     clock
         Stamps decisions and events.
     learned
-        Called when a terminal event may have closed an outcome.
+        Called when a reported fact may have closed or corrected an outcome.
     """
 
     def __init__(
@@ -185,6 +187,24 @@ class DecisionService:
             ]
         )
 
+    def ConfirmExposure(
+        self, request: pb.ConfirmExposureRequest, caller: Caller
+    ) -> pb.ConfirmExposureResponse:
+        """Record that a decision was shown, durably."""
+        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        now = self._clock()
+        rule = live.experiment.spec.outcome
+        row = convert.exposure_row(request, now)
+        [result] = self._writer.call(
+            lambda c: ledger.append_exposures(c, live.id, rule, [row], now)
+        )
+        if isinstance(result, BanditError):
+            raise result
+        self._learned()
+        return pb.ConfirmExposureResponse(
+            disposition=convert.disposition(result), sequence=result.seq
+        )
+
     def GetDecision(self, request: pb.GetDecisionRequest, caller: Caller) -> pb.GetDecisionResponse:
         """Give a logged decision with its events and outcome."""
         live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
@@ -194,13 +214,16 @@ class DecisionService:
             if row is None:
                 raise NotFoundError("no such decision in this experiment", field="decision_id")
             events = storage.find_events(connection, live.id, row.seq)
-            outcome = storage.find_outcome(connection, live.id, row.seq)
+            outcomes = storage.find_outcomes(connection, live.id, row.seq)
+            exposures = storage.find_exposures(connection, live.id, row.seq)
         logged = storage.logged(row)._replace(repeated=False)
         return pb.GetDecisionResponse(
             decision=convert.decision(live, logged, include_removed=True),
             context=convert.context(live.experiment.spec.schema, row.context),
             events=[convert.reward_event(event) for event in events],
-            outcome=outcome,
+            outcome=outcomes[-1].value if outcomes else None,
+            exposures=[convert.exposure(one) for one in exposures],
+            outcomes=[convert.outcome(one) for one in outcomes],
         )
 
     def _job(
@@ -249,14 +272,15 @@ class DecisionService:
         events = []
         for i, request in enumerate(requests):
             try:
-                events.append(convert.event_row(request, live.experiment, now))
+                events.append(convert.event_row(request, live.experiment, now, caller.name))
             except BanditError as error:
                 raise error.under(f"{batch}[{i}]" if batch else "") from None
         return AppendEvents(live.id, live.experiment.spec.outcome, events, now)
 
     def _tell_learner(self, job: AppendEvents) -> None:
-        """Wake the learner if a terminal event may have closed an outcome."""
-        if any(job.rule.by_name[event.name].terminal for event in job.events):
+        """Wake the learner if an event may have closed or corrected an outcome."""
+        by_name = job.rule.by_name
+        if job.rule.is_correcting or any(by_name[e.name].terminal for e in job.events):
             self._learned()
 
 
@@ -275,6 +299,8 @@ class ExperimentService:
         Keys page tokens.
     most
         Experiments that a tenant may have.
+    learned
+        Called when what is learned changes.
     """
 
     def __init__(  # noqa: PLR0913
@@ -285,6 +311,7 @@ class ExperimentService:
         clock: Clock,
         secret: bytes,
         most: int = 1_000,
+        learned: Callable[[], None] = lambda: None,
     ) -> None:
         self._live = live
         self._reader = reader
@@ -292,6 +319,7 @@ class ExperimentService:
         self._clock = clock
         self._secret = secret
         self._most = most
+        self._learned = learned
 
     def CreateExperiment(
         self, request: pb.CreateExperimentRequest, caller: Caller
@@ -376,6 +404,29 @@ class ExperimentService:
             found = reporting.report(connection, live)
             length = reporting.log_length(connection, live.id)
         return convert.report(live, found, length)
+
+    def Rollback(self, request: pb.RollbackRequest, caller: Caller) -> pb.RollbackResponse:
+        """Leave out of the belief what should not have been learned; the learner does the rest."""
+        live = self._live.find(caller.tenant, _name(request.name, "name"), "name")
+        now = self._clock()
+        asked = convert.rollback(request)
+
+        def leave_out(connection: Connection) -> Omitted:
+            after_seq = omissions.place_of_snapshot(connection, live.id, request.to_snapshot)
+            # Where an audit log exists, its entry goes here: who, what, before, after and why.
+            return omissions.append(
+                *(connection, live.id, asked._replace(after_seq=after_seq)),
+                request_id=request.request_id,
+                reason=request.reason,
+                made_by=caller.name,
+                now=now,
+            )
+
+        omitted = self._writer.call(leave_out)
+        self._learned()
+        return pb.RollbackResponse(
+            sequence=omitted.seq, events=omitted.events, outcomes=omitted.outcomes
+        )
 
     def _move(
         self, name: str, etag: str, caller: Caller, to: State, allowed: Sequence[State]

@@ -9,7 +9,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from bandit.errors import BanditError
-from server.commands import decisions, demo, experiments, export, replay, serve, verify
+from server.commands import decisions, demo, experiments, export, ledger, replay, serve, verify
 from server.database import storage_error
 
 app = typer.Typer(
@@ -37,6 +37,8 @@ app.command("demo")(demo.demo)
 app.add_typer(experiments.app, name="experiments")
 app.command("decide")(decisions.decide)
 app.command("reward")(decisions.reward)
+app.command("expose")(ledger.expose)
+app.command("rollback")(ledger.rollback)
 app.command("replay")(replay.replay)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)

@@ -81,7 +81,7 @@ class Log:
         return posterior
 
     def known(self, of: Experiment) -> Posterior:
-        """What the posterior would be had every outcome been right at first."""
+        """Fold what would be known had every outcome been right at first."""
         posterior = of.prior()
         of.learn(
             *(posterior, self.rows, self.actions, self.final), times=self.times, seq=len(self.first)
