@@ -579,12 +579,12 @@ def live_through(main: str, seed: int, steps: int) -> Campaigns:
         return random.choice(["main"] * 9 + ["other"])
 
     calls = {
-        "decide": (5, lambda: {"request": f"r{random.randrange(40)}", "customer": "c0"}),
+        "decide": (8, lambda: {"request": f"r{random.randrange(60)}", "customer": "c0"}),
         "reward": (
             9,
             lambda: {
                 "which": random.randrange(16),
-                "event": f"e{random.randrange(200)}",
+                "event": f"e{random.randrange(300)}",
                 "kind": random.choice(kinds),
                 "value": random.choice(values),
                 "offset": random.choice(offsets),
@@ -599,7 +599,7 @@ def live_through(main: str, seed: int, steps: int) -> Campaigns:
             },
         ),
         "roll_back": (
-            0.15,
+            random.choice([0.0, 0.2]),
             lambda: {
                 "to": random.choice([None, 0, 1, 2]),
                 "reporter": random.random() < 0.6,
