@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
+from typer.testing import CliRunner
 
 from bandit import encoding
-from bandit.errors import BanditError, ConflictError, NotFoundError
+from bandit.errors import BanditError, ConflictError, InvalidInputError, NotFoundError
 from bandit.outcome import OutcomeRule, Reward
 from server import ledger, lessons, storage
+from server.commands import app
 from server.database import Database
 from server.ledger import Closed
 from server.omissions import Omission, Scope
@@ -550,3 +552,35 @@ def test_the_audit_finds_what_was_changed(still: Peer, statement: str):
 def test_scopes_are_half_open():
     assert [Scope(since=2, until=4).spans(at) for at in (1, 2, 3, 4)] == [False, True, True, False]
     assert Omission(9, Scope()).scope.spans(-1)
+
+
+# --- the command line -----------------------------------------------------------------------
+
+
+def banditctl(peer: Peer, *arguments: str) -> str:
+    address = f"127.0.0.1:{peer.server.port}"
+    found = CliRunner().invoke(app, [*arguments, "--address", address], catch_exceptions=False)
+    assert found.exit_code == 0
+    return found.stdout
+
+
+def test_expose_and_rollback_by_hand(still: Peer):
+    name = still.create("by hand", outcome={**RULE, "exposure": "confirmed"}, groups={})
+    one = still.decide(name, "r0").decision_id
+    told = ("expose", name, one, "--event-id", "x", "--exposed-at", "2026-01-01T01:00:30+01:00")
+    assert banditctl(still, *told) == "recorded\n"
+    assert banditctl(still, *told) == "duplicate\n"
+    still.clock.advance(131)
+    still.learn(name)
+    assert still.experiment(name).snapshot.outcomes == 1
+    said = banditctl(still, "rollback", name, "--to-snapshot", "0", "--reason", "a bad start")
+    assert "0 events, 1 outcomes" in said
+    still.learn(name)
+    assert still.experiment(name).snapshot.outcomes == 0
+    assert check(still, name).problems == []
+
+
+@pytest.mark.parametrize("instant", ["yesterday", "2026-01-31T18:00:00"])
+def test_an_instant_without_its_offset_is_refused(still: Peer, instant: str):
+    with pytest.raises(InvalidInputError, match="offset"):
+        banditctl(still, "rollback", "x", "--reason", "y", "--since", instant)
