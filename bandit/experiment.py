@@ -206,6 +206,7 @@ class Experiment:
         *,
         seq: int,
         times: Floats | None = None,
+        replaced: Floats | None = None,
     ) -> None:
         """Fold outcomes into the posterior, in log order.
 
@@ -220,6 +221,9 @@ class Experiment:
         times : (n,)
             When the decisions were made, in seconds from any fixed origin; needed where
             ``policy.half_life`` is set, else not looked at.
+        replaced : (n,)
+            For a correction the outcome learned before that it replaces, else NaN; None: there
+            are no corrections.
 
         Raises
         ------
@@ -230,7 +234,7 @@ class Experiment:
         -----
         Values outside a field's bounds are clipped, also where a request is refused for them.
         """
-        posterior.fold(self.outcomes(rows, actions, outcomes, times), seq=seq)
+        posterior.fold(self.outcomes(rows, actions, outcomes, times, replaced), seq=seq)
 
     def outcomes(
         self,
@@ -238,6 +242,7 @@ class Experiment:
         actions: ArrayLike,
         outcomes: Floats,
         times: ArrayLike | None = None,
+        replaced: ArrayLike | None = None,
     ) -> Outcomes:
         """Check what is to be learned, and encode it; see ``learn``."""
         chosen = np.asarray(actions)
@@ -249,6 +254,7 @@ class Experiment:
             _vector("actions", chosen, np.int64),
             _vector("outcomes", outcomes, np.float64),
             _vector("times", seconds, np.float64),
+            _vector("replaced", () if replaced is None else replaced, np.float64),
         )
 
     def _features(self, rows: Floats) -> Floats:

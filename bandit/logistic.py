@@ -15,7 +15,7 @@ from bandit.features import FeatureMap
 from bandit.kernels import forgetting, logistic, pooling
 from bandit.kernels.compiling import Bools, Floats, Ints
 from bandit.pooling import Prior, pooled_prior
-from bandit.posterior import Moments, Outcomes, Posterior
+from bandit.posterior import Moments, Outcomes, Posterior, are_rates
 
 WINDOW_FLOATS = 262_144
 LARGEST_FEATURE = 1e6
@@ -187,7 +187,7 @@ class LogisticPosterior(Posterior):
 
     def _check(self, outcomes: Outcomes) -> None:
         super()._check(outcomes)
-        if not ((outcomes.rewards >= 0.0) & (outcomes.rewards <= 1.0)).all():
+        if not are_rates(outcomes):
             raise InvalidInputError("logistic outcomes must be in [0, 1]", field="outcomes")
         if not (np.abs(outcomes.x) <= LARGEST_FEATURE).all():
             raise InvalidInputError("features must be within +-1e6", field="outcomes")
@@ -213,6 +213,13 @@ class LogisticPosterior(Posterior):
                 self._peak[0] = max(self._peak[0], weights[new].max())
             self.held += more
             done += more
+
+    def _correct(self, outcomes: Outcomes, weights: Floats) -> None:
+        """Move the sum that rewards enter by; rows, thinned or not, hold contexts alone."""
+        actions = outcomes.actions
+        rise = weights * (outcomes.rewards - outcomes.replaced)
+        block = actions if self.features.is_disjoint else np.zeros_like(actions)
+        logistic.add_successes(outcomes.x, *self._places(actions), block, rise, self.shift)
 
     def _places(self, actions: Ints) -> tuple[Ints, Floats, Bools]:
         """Give ``base``, ``load`` and ``crossed`` of ``Rows`` for some actions."""

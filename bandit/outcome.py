@@ -13,6 +13,7 @@ AGGREGATIONS = ("first", "last", "sum", "max", "min", "mean")
 MAX_REWARDS = 64
 LARGEST = 1e12
 LARGEST_SUM = 1e15
+YEAR = 366 * 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +70,10 @@ class OutcomeRule:
     rewards
         The kinds of event that are accepted.
     window
-        Seconds after the decision in which an event counts.
+        Seconds after the decision, or after its exposure, in which an event counts.
     early
-        Seconds that an event may seem to precede its decision (clock skew) and still count.
+        Seconds that an event, or an exposure, may seem to precede what it follows (clock skew)
+        and still count.
     silence
         What a decision nobody reported on means: its outcome is the ``default``, or it has
         none and is left out (``ignore``), as when only some messages are really sent.
@@ -79,6 +81,16 @@ class OutcomeRule:
         Outcome of silence.
     aggregation
         How the weighted values combine: first, last, sum, max, min or mean.
+    exposure
+        Where the window begins: at the ``decision``, which then counts as shown, or at its
+        ``confirmed`` exposure. A decision whose exposure nobody confirms has no outcome.
+    exposure_window
+        Seconds after the decision in which its exposure counts; None is ``window``.
+    late
+        What becomes of an event that comes after the outcome closed, or happened after the
+        window: ``ignore`` keeps it for the record, ``correct`` computes the outcome again.
+    late_window
+        Seconds after the window in which an event may happen and still correct; None: any.
 
     Raises
     ------
@@ -92,6 +104,10 @@ class OutcomeRule:
     silence: str = "default"
     default: float = 0.0
     aggregation: str = "sum"
+    exposure: str = "decision"
+    exposure_window: float | None = None
+    late: str = "ignore"
+    late_window: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < len(self.rewards) <= MAX_REWARDS:
@@ -100,7 +116,7 @@ class OutcomeRule:
             )
         if len(self.by_name) < len(self.rewards):
             raise InvalidInputError("a name is repeated", field="rewards")
-        if not 0 < self.window <= 366 * 86_400:
+        if not 0 < self.window <= YEAR:
             raise InvalidInputError(
                 f"must be more than 0 and at most a year of seconds, got {self.window}",
                 field="window",
@@ -116,6 +132,37 @@ class OutcomeRule:
         if self.aggregation not in AGGREGATIONS:
             raise InvalidInputError(
                 f"{self.aggregation!r} is none of {', '.join(AGGREGATIONS)}", field="aggregation"
+            )
+        self._check_exposure()
+        self._check_late()
+
+    def _check_exposure(self) -> None:
+        if self.exposure not in ("decision", "confirmed"):
+            raise InvalidInputError(
+                f"{self.exposure!r} is neither decision nor confirmed", field="exposure"
+            )
+        if self.exposure_window is None:
+            return
+        if not self.is_confirmed:
+            raise InvalidInputError(
+                "goes with exposure = confirmed, and only there", field="exposure_window"
+            )
+        if not 0 < self.exposure_window <= YEAR:
+            raise InvalidInputError(
+                f"must be more than 0 and at most a year of seconds, got {self.exposure_window}",
+                field="exposure_window",
+            )
+
+    def _check_late(self) -> None:
+        if self.late not in ("ignore", "correct"):
+            raise InvalidInputError(f"{self.late!r} is neither ignore nor correct", field="late")
+        if self.late_window is None:
+            return
+        if not self.is_correcting:
+            raise InvalidInputError("goes with late = correct, and only there", field="late_window")
+        if not 0 <= self.late_window <= YEAR:
+            raise InvalidInputError(
+                f"must be 0 to a year of seconds, got {self.late_window}", field="late_window"
             )
 
     @cached_property
@@ -134,6 +181,23 @@ class OutcomeRule:
         """The window in microseconds."""
         return round(self.window * 1e6)
 
+    @cached_property
+    def is_confirmed(self) -> bool:
+        """Whether windows begin at confirmed exposures."""
+        return self.exposure == "confirmed"
+
+    @cached_property
+    def is_correcting(self) -> bool:
+        """Whether late events correct outcomes."""
+        return self.late == "correct"
+
+    @cached_property
+    def exposure_us(self) -> int:
+        """The time for an exposure in microseconds; 0 where none is needed."""
+        if not self.is_confirmed:
+            return 0
+        return round((self.exposure_window or self.window) * 1e6)
+
     def check(self, name: str, value: float) -> None:
         """Refuse an event of an unknown kind, or a value that is not in its bounds.
 
@@ -150,20 +214,44 @@ class OutcomeRule:
         if not low <= value <= high:  # also refuses NaN
             raise InvalidInputError(f"{value} is outside [{low}, {high}]", field="value")
 
-    def counts(self, event: RewardEvent, decided_at: int) -> bool:
-        """Whether an event lies in the decision's window (times in microseconds)."""
-        since = event.occurred_at - decided_at
+    def counts(self, event: RewardEvent, start: int) -> bool:
+        """Whether an event lies in the window that begins at ``start`` (microseconds)."""
+        since = event.occurred_at - start
         return -round(self.early * 1e6) <= since <= self.window_us
 
-    def outcome(self, events: Sequence[RewardEvent], decided_at: int) -> float | None:
+    def may_count(self, event: RewardEvent, decided_at: int) -> bool:
+        """Whether an event lies in a window that an exposure may still begin."""
+        since = event.occurred_at - decided_at
+        early = round(self.early * 1e6)  # twice: the exposure may seem early, and the event, too
+        return -2 * early <= since <= self.exposure_us + self.window_us
+
+    def corrects(self, event: RewardEvent, start: int) -> bool:
+        """Whether an event that came late counts all the same."""
+        if not self.is_correcting:
+            return False
+        since = event.occurred_at - start
+        if since < -round(self.early * 1e6):
+            return False
+        return self.late_window is None or since <= self.window_us + round(self.late_window * 1e6)
+
+    def takes(self, event: RewardEvent, start: int) -> bool:
+        """Whether an event is part of the outcome, by when it happened."""
+        return self.counts(event, start) or self.corrects(event, start)
+
+    def is_exposure(self, exposed_at: int, decided_at: int) -> bool:
+        """Whether an exposure at that time is one of the decision (microseconds)."""
+        since = exposed_at - decided_at
+        return -round(self.early * 1e6) <= since <= (self.exposure_us or self.window_us)
+
+    def outcome(self, events: Sequence[RewardEvent], start: int) -> float | None:
         """Compute the outcome of one decision.
 
         Parameters
         ----------
             events
-                In log order; those outside the window are left out here.
-            decided_at
-                Microseconds since 1970.
+                In log order; those outside the window are left out here, unless they correct.
+            start
+                Where the window begins, microseconds since 1970: the decision, or its exposure.
 
         Returns
         -------
@@ -174,9 +262,7 @@ class OutcomeRule:
             ``first`` and ``last`` go by the time of occurrence, then by log order. A sum is cut off
         at +-1e15, so that no number of events can keep an outcome from being learned.
         """
-        counted = sorted(
-            (e for e in events if self.counts(e, decided_at)), key=lambda e: e.occurred_at
-        )
+        counted = sorted((e for e in events if self.takes(e, start)), key=lambda e: e.occurred_at)
         if not counted:
             return self.default if self.silence == "default" else None
         values = [self.by_name[e.name].weight * e.value for e in counted]

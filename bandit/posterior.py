@@ -8,6 +8,7 @@ is published, never stored.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -41,18 +42,29 @@ class Outcomes(NamedTuple):
     times : (n,)
         When the decisions were made, in seconds; read, and needed, only where a half-life is
         set.
+    replaced : (n,)
+        For a correction the outcome that was folded before and that it replaces, else NaN; empty:
+        there is no correction.
     """
 
     x: Floats
     actions: Ints
     rewards: Floats
     times: Floats = _TIMELESS
+    replaced: Floats = _TIMELESS
 
     def part(self, start: int, stop: int) -> "Outcomes":
         """Give some neighbours."""
-        x, actions, rewards, times = self
+        x, actions, rewards, times, replaced = self
         here = slice(start, stop)
-        return Outcomes(x[here], actions[here], rewards[here], times[here])
+        return Outcomes(x[here], actions[here], rewards[here], times[here], replaced[here])
+
+
+def are_rates(outcomes: Outcomes) -> bool:
+    """Whether rewards, and the outcomes they replace, lie in [0, 1]."""
+    rewards, replaced = outcomes.rewards, outcomes.replaced
+    known = replaced[~np.isnan(replaced)]
+    return all(((part >= 0.0) & (part <= 1.0)).all() for part in (rewards, known))
 
 
 class Posterior(ABC):
@@ -104,11 +116,25 @@ class Posterior(ABC):
         n = len(outcomes.rewards)
         half_life = self.half_life
         if n and half_life is None:
-            self._add(outcomes, np.ones(n) if n > 1 else ONE)
+            self._take(outcomes, np.ones(n) if n > 1 else ONE)
         elif n and half_life is not None:
             self._fold_fading(outcomes, half_life)
-        self.count += n
+        corrections = len(outcomes.replaced) and np.count_nonzero(~np.isnan(outcomes.replaced))
+        self.count += n - int(corrections)
         self.seq = seq
+
+    def _take(self, outcomes: Outcomes, weights: Floats) -> None:
+        """Add outcomes and correct earlier ones, in order; runs of either go at once."""
+        if len(outcomes.replaced) == 0:
+            self._add(outcomes, weights)
+            return
+        corrects = ~np.isnan(outcomes.replaced)
+        turns = np.flatnonzero(np.diff(corrects)) + 1
+        for start, stop in pairwise([0, *turns.tolist(), len(weights)]):
+            if corrects[start]:
+                self._correct(outcomes.part(start, stop), weights[start:stop])
+            else:
+                self._add(outcomes.part(start, stop), weights[start:stop])
 
     def _check(self, outcomes: Outcomes) -> None:
         """Refuse outcomes of which one can not be folded."""
@@ -117,7 +143,14 @@ class Posterior(ABC):
             raise InvalidInputError(
                 "need as many contexts and actions as rewards", field="outcomes"
             )
-        x, actions, rewards, _ = outcomes
+        x, actions, rewards, _, replaced = outcomes
+        if len(replaced) and not (
+            len(replaced) == n
+            and (np.abs(replaced) <= LARGEST_OUTCOME).all(where=~np.isnan(replaced))
+        ):
+            raise InvalidInputError(
+                "need NaN or an outcome within +-1e15 for every reward", field="replaced"
+            )
         fault = folding.are_sound(x, actions, rewards, self.actions, LARGEST_OUTCOME)
         if fault == 1:
             raise InvalidInputError("outcomes must be finite and within +-1e15", field="outcomes")
@@ -146,7 +179,7 @@ class Posterior(ABC):
         while True:
             stop = forgetting.weigh(times, start, half_life, self.clock, weights)
             if stop > start:
-                self._add(outcomes.part(start, stop), weights[start:stop])
+                self._take(outcomes.part(start, stop), weights[start:stop])
             if stop == n:
                 return
             whole, _ = forgetting.half_lives(times[stop] - self.clock[0], half_life)
@@ -163,6 +196,10 @@ class Posterior(ABC):
     @abstractmethod
     def _add(self, outcomes: Outcomes, weights: Floats) -> None:
         """Add outcomes that were checked; ``weights : (n,)`` counts them from the landmark."""
+
+    @abstractmethod
+    def _correct(self, outcomes: Outcomes, weights: Floats) -> None:
+        """Let each of ``replaced`` leave and its reward enter; the context was added before."""
 
     @abstractmethod
     def statistics(self) -> dict[str, Floats]:
@@ -329,12 +366,21 @@ class GaussianPosterior(Posterior):
         return {"precision": self.precision, "shift": self.shift, "sums": self.sums}
 
     def _add(self, outcomes: Outcomes, weights: Floats) -> None:
-        x, actions, rewards, _ = outcomes
+        x, actions, rewards, _, _ = outcomes
         state = self.precision, self.shift, self.sums
         if self.features.is_disjoint:
             folding.fold_dense(x, actions, rewards, weights, *state)
         else:
             folding.fold_sparse(x, actions, rewards, weights, self.features.layout, *state)
+
+    def _correct(self, outcomes: Outcomes, weights: Floats) -> None:
+        x, actions, rewards, _, replaced = outcomes
+        state = self.shift, self.sums
+        if self.features.is_disjoint:
+            folding.correct_dense(x, actions, rewards, replaced, weights, *state)
+        else:
+            layout = self.features.layout
+            folding.correct_sparse(x, actions, rewards, replaced, weights, layout, *state)
 
     def empty(self) -> "GaussianPosterior":
         """Give the same posterior before any outcome."""
@@ -432,12 +478,16 @@ class BetaBernoulliPosterior(Posterior):
 
     def _check(self, outcomes: Outcomes) -> None:
         super()._check(outcomes)
-        rewards = outcomes.rewards
-        if not ((rewards >= 0.0) & (rewards <= 1.0)).all():
+        if not are_rates(outcomes):
             raise InvalidInputError("Beta-Bernoulli outcomes must be in [0, 1]", field="outcomes")
 
     def _add(self, outcomes: Outcomes, weights: Floats) -> None:
         folding.fold_counts(outcomes.actions, outcomes.rewards, weights, self.counts)
+
+    def _correct(self, outcomes: Outcomes, weights: Floats) -> None:
+        folding.correct_counts(
+            outcomes.actions, outcomes.rewards, outcomes.replaced, weights, self.counts
+        )
 
     def prior(self) -> tuple[float, float]:
         """Give the prior pseudo-counts: the declared ones, or those fitted to all counts."""

@@ -70,6 +70,10 @@ def warm_up() -> None:
         outcomes, times = np.tile([0.0, 1.0], pairs), np.tile([0.0, 1e6], pairs)
         many = np.tile(rows, (pairs, 1))
         experiment.learn(posterior, many, [0, 1] * pairs, outcomes, times=times, seq=2)
+        changed = outcomes[:2]
+        experiment.learn(
+            *(posterior, rows, [0, 1], 1.0 - changed), times=times[:2], replaced=changed, seq=2
+        )
         snapshot = experiment.publish(posterior, version=1)
         questions = [
             Question(rng.decision_id(_SECRET, "warm", str(i), 0), str(i).encode(), rows[i % 2])

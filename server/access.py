@@ -35,6 +35,7 @@ ROLES: Mapping[str, Role] = {
     "DecisionService/BatchDecide": Role.DECIDE,
     "DecisionService/RecordReward": Role.REPORT,
     "DecisionService/BatchRecordRewards": Role.REPORT,
+    "DecisionService/ConfirmExposure": Role.REPORT,
     "DecisionService/GetDecision": Role.READ,
     "ExperimentService/CreateExperiment": Role.ADMIN,
     "ExperimentService/GetExperiment": Role.READ,
@@ -44,6 +45,7 @@ ROLES: Mapping[str, Role] = {
     "ExperimentService/ArchiveExperiment": Role.ADMIN,
     "ExperimentService/GetReport": Role.READ,
     "ExperimentService/ListAuditEntries": Role.READ,
+    "ExperimentService/Rollback": Role.ADMIN,
 }
 """The role that each RPC needs; ``admin`` may do everything. A method without one is not served."""
 

@@ -74,7 +74,8 @@ class Server:
                 settings,
                 DecisionService(self.live, reader, self.writer, clock, self.learner.notify),
                 ExperimentService(
-                    self.live, reader, self.writer, clock, secret, settings.max_experiments
+                    *(self.live, reader, self.writer, clock, secret, settings.max_experiments),
+                    learned=self.learner.notify,
                 ),
                 self.writer,
                 self._tokens or OpenAccess(),

@@ -5,20 +5,21 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice
 from uuid import UUID
 
-import numpy as np
 from sqlalchemy import func, select, union
 from sqlalchemy.engine import Connection
 
 from bandit import encoding
 from bandit.decision import Reason
 from bandit.experiment import Question
+from bandit.outcome import OutcomeRule, RewardEvent
 from bandit.posterior import Posterior
 from bandit.snapshot import Snapshot
-from server import catalogue, storage
+from server import catalogue, ledger, lessons, omissions, storage
 from server.convert import read_exclusions
-from server.learner import FOLD_ROWS, rows_of, times_of
+from server.lessons import rows_of
 from server.live import LiveExperiment
-from server.schema import AnyRow, decisions, experiments, outcomes, reward_events
+from server.omissions import Omission
+from server.schema import ENTRIES, AnyRow, experiments
 
 BATCH = 1_000
 Step = Callable[[int, int], None]
@@ -30,7 +31,7 @@ class Findings:
 
     Attributes
     ----------
-    entries, decisions, events, outcomes, snapshots
+    entries, decisions, exposures, events, outcomes, omissions, snapshots
         How many there are.
     repeated
         Decisions that came out again.
@@ -41,8 +42,10 @@ class Findings:
     name: str
     entries: int = 0
     decisions: int = 0
+    exposures: int = 0
     events: int = 0
     outcomes: int = 0
+    omissions: int = 0
     snapshots: int = 0
     repeated: int = 0
     problems: list[str] = field(default_factory=list)
@@ -86,20 +89,19 @@ def audit(
 
 def _check_sequence(connection: Connection, live: LiveExperiment, found: Findings) -> None:
     counts = []
-    for table in (decisions, reward_events, outcomes):
+    for table in ENTRIES:
         columns = (func.count(), func.min(table.c.seq), func.max(table.c.seq))
         chosen = select(*columns).where(table.c.experiment_id == live.id)
         counts.append(connection.execute(chosen).one())
-    found.decisions, found.events, found.outcomes = (int(c[0]) for c in counts)
+    found.decisions, found.exposures, found.events, found.outcomes, found.omissions = (
+        int(c[0]) for c in counts
+    )
     found.entries = sum(int(c[0]) for c in counts)
     next_seq = connection.execute(
         select(experiments.c.next_seq).where(experiments.c.id == live.id)
     ).scalar_one()
     every = union(
-        *(
-            select(table.c.seq).where(table.c.experiment_id == live.id)
-            for table in (decisions, reward_events, outcomes)
-        )
+        *(select(table.c.seq).where(table.c.experiment_id == live.id) for table in ENTRIES)
     )
     distinct = connection.execute(select(func.count()).select_from(every.subquery())).scalar_one()
     ends = [c[1:] for c in counts if c[0]]
@@ -113,49 +115,83 @@ def _check_sequence(connection: Connection, live: LiveExperiment, found: Finding
 
 
 def _check_outcomes(connection: Connection, live: LiveExperiment, found: Findings) -> None:
+    """Compute every outcome again from the facts before it, and the newest from all of them."""
     rule = live.experiment.spec.outcome
     last = 0
     while rows := storage.settled_after(connection, live.id, last, BATCH):
         last = rows[-1].seq
-        facts = storage.facts_before(connection, live.id, rows)
+        seqs = sorted({row.decision_seq for row in rows})
+        starts = ledger.starts_of(connection, live.id, rule, rows)
+        newest = ledger.newest_outcomes(connection, live.id, seqs)
+        before = ledger.replaced_by(connection, live.id, [row.seq for row in rows])
+        events: dict[int, list[AnyRow]] = {}
+        for event in ledger.counted_events(connection, live.id, rule, seqs):
+            events.setdefault(event.decision_seq, []).append(event)
         for row in rows:
-            value = rule.outcome(facts.get(row.decision_seq, []), row.decided_at)
             if row.is_learned != (row.reason in storage.LEARNED_REASONS):
                 found.problems.append(
                     f"the outcome at {row.seq} is {'' if row.is_learned else 'not '}learned from, "
                     f"against its decision's reason"
                 )
-            if value != row.value:
+            if row.replaces != before[row.seq]:
                 found.problems.append(
-                    f"the outcome at {row.seq} is {row.value}, its events give {value}"
+                    f"the outcome at {row.seq} replaces {row.replaces}, not {before[row.seq]}"
                 )
+            facts = events.get(row.decision_seq, [])
+            _check_value(rule, row, facts, starts.get(row.decision_seq), found)
+            start = starts.get(row.decision_seq)
+            if start is not None and newest[row.decision_seq].seq == row.seq:
+                value = rule.outcome([_fact(event) for event in facts], start)
+                if value != row.value:
+                    found.problems.append(
+                        f"the outcome at {row.seq} is {row.value}, and was not corrected to {value}"
+                    )
+
+
+def _check_value(
+    rule: OutcomeRule, row: AnyRow, events: list[AnyRow], start: int | None, found: Findings
+) -> None:
+    if start is None:
+        found.problems.append(f"the outcome at {row.seq} is of a decision that was never shown")
+        return
+    value = rule.outcome([_fact(event) for event in events if event.seq < row.seq], start)
+    if value != row.value:
+        found.problems.append(f"the outcome at {row.seq} is {row.value}, its events give {value}")
+
+
+def _fact(event: AnyRow) -> RewardEvent:
+    return RewardEvent(event.name, event.value, event.occurred_at)
 
 
 def _refold(
     connection: Connection, live: LiveExperiment, found: Findings
 ) -> Iterator[tuple[Posterior, int]]:
     """Fold the log from scratch; stop at every snapshot and compare. The prior is version 0."""
-    posterior = live.experiment.prior()
+    experiment = live.experiment
+    posterior, at = experiment.prior(), 0
     yield posterior, 0
+    every = omissions.after(connection, live.id, 0)
+    heard: list[Omission] = []
     for row in catalogue.list_snapshots(connection, live.id):
         found.snapshots += 1
-        while posterior.seq < row.seq:
-            entries = [
-                entry
-                for entry in storage.unlearned(connection, live.id, posterior.seq, FOLD_ROWS)
-                if entry.seq <= row.seq
-            ]
-            if not entries:
-                found.problems.append(f"no outcome at {row.seq}, where snapshot {row.version} ends")
-                return
-            live.experiment.learn(
-                posterior,
-                rows_of([entry.context for entry in entries]),
-                [entry.action for entry in entries],
-                np.array([entry.value for entry in entries]),
-                times=times_of(entries),
-                seq=entries[-1].seq,
+        now = [omission for omission in every if omission.seq <= row.seq]
+        if len(now) > len(heard):
+            posterior = lessons.refold(connection, experiment, live.id, now)
+            heard, at = now, posterior.seq
+        while at < row.seq:
+            part = lessons.read(
+                *(connection, live.id, experiment.spec.outcome),
+                after=at,
+                upto=row.seq,
+                left_out=heard,
             )
+            if not part.read:
+                break
+            lessons.learn(experiment, posterior, part.rows)
+            at = part.last
+        if posterior.seq != row.seq:
+            found.problems.append(f"no outcome at {row.seq}, where snapshot {row.version} ends")
+            return
         data = encoding.to_bytes(posterior)
         if encoding.digest(data) != row.digest or posterior.count != row.outcomes:
             found.problems.append(f"snapshot {row.version} is not the fold of the log to {row.seq}")

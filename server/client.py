@@ -279,7 +279,7 @@ class BanditClient:
         return self._call(self._decisions.BatchRecordRewards, request).packed
 
     def record_reward(self, experiment: str, fact: Fact) -> str:
-        """Report one event; give its disposition: recorded, duplicate or late.
+        """Report one event; give its disposition: recorded, duplicate, late, correction.
 
         Raises
         ------
@@ -306,6 +306,35 @@ class BanditClient:
                 code = next(c for c in grpc.StatusCode if c.value[0] == result.error.code)
                 raise _ERRORS[code](result.error.message, field=f"events[{i}]")
         return [_disposition(result.disposition) for result in results]
+
+    def confirm_exposure(
+        self,
+        experiment: str,
+        decision_id: str,
+        *,
+        event_id: str = "",
+        exposed_at: datetime | None = None,
+    ) -> str:
+        """Report that a decision was shown; give the disposition: recorded, duplicate or late.
+
+        Parameters
+        ----------
+        event_id
+            Idempotency key; a new UUID if left out.
+        exposed_at
+            Aware instant; None means now.
+
+        Raises
+        ------
+        BanditError
+            What the server refused, or that it can not be reached.
+        """
+        request = pb.ConfirmExposureRequest(
+            experiment=experiment, decision_id=decision_id, event_id=event_id or str(uuid4())
+        )
+        if exposed_at is not None:
+            request.exposed_at.FromDatetime(exposed_at.astimezone(UTC))
+        return _disposition(self._call(self._decisions.ConfirmExposure, request).disposition)
 
     def get_decision(self, experiment: str, decision_id: str) -> pb.GetDecisionResponse:
         """Read a logged decision, its events and its outcome."""
@@ -367,6 +396,44 @@ class BanditClient:
     def report(self, name: str) -> pb.GetReportResponse:
         """Read an experiment's report."""
         return self._call(self._experiments.GetReport, pb.GetReportRequest(name=name))
+
+    def rollback(  # noqa: PLR0913  what may be left out
+        self,
+        name: str,
+        *,
+        reason: str,
+        to_snapshot: int | None = None,
+        without_reporter: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+        request_id: str = "",
+    ) -> pb.RollbackResponse:
+        """Leave out of the belief what should not have been learned.
+
+        Parameters
+        ----------
+        reason
+            Why; it is kept.
+        to_snapshot
+            Leave out only what follows this snapshot; None: the whole log.
+        without_reporter
+            Leave out this reporter's events; empty: outcomes, whoever reported.
+        since, until
+            Leave out only what was received, or closed, in this time; aware instants.
+        request_id
+            Idempotency key; a new UUID if left out.
+        """
+        request = pb.RollbackRequest(
+            name=name,
+            to_snapshot=to_snapshot,
+            without_reporter=without_reporter,
+            reason=reason,
+            request_id=request_id or str(uuid4()),
+        )
+        for field, instant in (("since", since), ("until", until)):
+            if instant is not None:
+                getattr(request, field).FromDatetime(instant.astimezone(UTC))
+        return self._call(self._experiments.Rollback, request)
 
     def _call(self, method: Callable[..., R], request: Any) -> R:  # noqa: ANN401  a message
         """Call with a deadline over all tries; retry with a growing, jittered pause."""

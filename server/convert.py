@@ -27,11 +27,12 @@ from bandit.spec import ExperimentSpec
 from server.bounds import check_counts
 from server.deciding import Asking, hashed_rest
 from server.live import LiveExperiment
+from server.omissions import Scope
 from server.pb import bandit_pb2 as pb
 from server.reporting import GroupLine, Report
 from server.schema import AnyRow
 from server.status import code_of, reason_of
-from server.storage import DecisionRow, EventRow, Logged, Recorded
+from server.storage import DecisionRow, EventRow, ExposureRow, Logged, Recorded
 
 MAX_BATCH = 1_000
 MAX_ID = 128
@@ -215,7 +216,9 @@ def decision_id(value: str) -> bytes:
         raise InvalidInputError(f"{value[:64]!r} is no UUID", field="decision_id") from None
 
 
-def event_row(request: pb.RecordRewardRequest, experiment: Experiment, now: int) -> EventRow:
+def event_row(
+    request: pb.RecordRewardRequest, experiment: Experiment, now: int, reporter: str = "local"
+) -> EventRow:
     """Read a reward event.
 
     Raises
@@ -227,12 +230,56 @@ def event_row(request: pb.RecordRewardRequest, experiment: Experiment, now: int)
     one = decision_id(request.decision_id)
     name = text(request.name, "name")
     experiment.spec.outcome.check(name, request.value)
-    at = now
-    if request.HasField("occurred_at"):
-        at = _instant(request.occurred_at, "occurred_at")
-        if at > now + 86_400_000_000:
-            raise InvalidInputError("lies more than a day in the future", field="occurred_at")
-    return EventRow(event_id, one, name, request.value, at, now)
+    at = _happened(request, "occurred_at", now)
+    return EventRow(event_id, one, name, request.value, at, now, reporter)
+
+
+def exposure_row(request: pb.ConfirmExposureRequest, now: int) -> ExposureRow:
+    """Read an exposure.
+
+    Raises
+    ------
+    InvalidInputError
+        With the path of the first field that does not fit.
+    """
+    one = decision_id(request.decision_id)
+    event_id = text(request.event_id, "event_id")
+    return ExposureRow(event_id, one, _happened(request, "exposed_at", now), now)
+
+
+def _happened(request: Message, field: str, now: int) -> int:
+    """Read when something happened; now if that is not said."""
+    if not request.HasField(field):
+        return now
+    at = _instant(getattr(request, field), field)
+    if at > now + 86_400_000_000:
+        raise InvalidInputError("lies more than a day in the future", field=field)
+    return at
+
+
+def rollback(request: pb.RollbackRequest) -> Scope:
+    """Read what to leave out; where the snapshot ends is for the caller to find.
+
+    Raises
+    ------
+    InvalidInputError
+        With the path of the first field that does not fit.
+    """
+    text(request.request_id, "request_id")
+    text(request.reason, "reason", 1_000)
+    reporter = request.without_reporter or None
+    if reporter is not None:
+        text(reporter, "without_reporter", 64)
+    since = _instant(request.since, "since") if request.HasField("since") else None
+    until = _instant(request.until, "until") if request.HasField("until") else None
+    if since is not None and until is not None and since >= until:
+        raise InvalidInputError("must lie after since", field="until")
+    if not request.HasField("to_snapshot") and (reporter, since, until) == (None, None, None):
+        raise InvalidInputError(
+            "say what to leave out: to_snapshot, without_reporter, since or until",
+            field="to_snapshot",
+        )
+    return Scope(0, reporter, since, until)
 
 
 def _instant(stamp: Timestamp, field: str) -> int:
@@ -343,6 +390,8 @@ def disposition(recorded: Recorded) -> pb.Disposition.ValueType:
     """Say what became of an event."""
     if recorded.duplicate:
         return pb.DISPOSITION_DUPLICATE
+    if recorded.corrects:
+        return pb.DISPOSITION_CORRECTION
     return pb.DISPOSITION_LATE if recorded.late else pb.DISPOSITION_RECORDED
 
 
@@ -364,6 +413,28 @@ def reward_event(row: AnyRow) -> pb.RewardEvent:
         received_at=timestamp(row.received_at),
         sequence=row.seq,
         late=row.late,
+        reporter=row.reporter,
+    )
+
+
+def exposure(row: AnyRow) -> pb.Exposure:
+    """Give a logged exposure as a message."""
+    return pb.Exposure(
+        event_id=row.event_id,
+        exposed_at=timestamp(row.exposed_at),
+        received_at=timestamp(row.received_at),
+        sequence=row.seq,
+        late=row.late,
+    )
+
+
+def outcome(row: AnyRow) -> pb.Outcome:
+    """Give a logged outcome as a message."""
+    return pb.Outcome(
+        value=row.value,
+        sequence=row.seq,
+        closed_at=timestamp(row.closed_at),
+        replaces=row.replaces,
     )
 
 
@@ -412,6 +483,8 @@ def report(live: LiveExperiment, found: Report, log_length: int) -> pb.GetReport
         reward_events=found.reward_events,
         late_events=found.late_events,
         open_decisions=found.open_decisions,
+        corrections=found.corrections,
+        exposures=found.exposures,
     )
     if not math.isnan(found.sample_ratio_p_value):
         message.sample_ratio_p_value = found.sample_ratio_p_value

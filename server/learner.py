@@ -2,59 +2,53 @@
 
 The posterior after sequence n is a pure function of the log's entries 1..n: the learner
 keeps nothing that a fold from scratch would not give, and stores its state together with
-its place in one transaction.
+its place in one transaction. An omission among those entries makes it fold from scratch.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from bandit import encoding
 from bandit.errors import BanditError, ConflictError
-from bandit.kernels.compiling import Floats
 from bandit.posterior import Posterior
-from server import bugs, catalogue, storage
+from server import bugs, catalogue, ledger, lessons, omissions
 from server.catalogue import Published, State
 from server.clock import Clock
 from server.database import storage_error
 from server.leasing import Leases
 from server.live import Live, LiveExperiment
-from server.schema import AnyRow
+from server.omissions import Omission
 from server.writer import Writer
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-FOLD_ROWS = 10_000
 _LONGEST_SLEEP = 0.25
-
-
-def rows_of(contexts: list[bytes]) -> Floats:
-    """Read stored contexts, each a row of little-endian float64, shape (n, fields)."""
-    return np.frombuffer(b"".join(contexts), dtype="<f8").reshape(len(contexts), -1).copy()
-
-
-def times_of(entries: Sequence[AnyRow]) -> Floats:
-    """Give when the decisions behind outcomes were made, in seconds since 1970, shape (n,)."""
-    return np.array([entry.decided_at for entry in entries]) / 1e6
 
 
 @dataclass(slots=True)
 class _Student:
-    """What the learner remembers of one experiment between two looks."""
+    """What the learner remembers of one experiment between two looks.
+
+    ``seen`` is the last outcome it has read, ``left_out`` the omissions it has heard, and
+    ``is_changed`` whether one of them is not published yet.
+    """
 
     posterior: Posterior
     version: int
+    seen: int
+    left_out: list[Omission]
     due_at: int = 0
     first_at: int | None = None
     new: int = 0
+    is_changed: bool = False
 
 
 class Learner:
@@ -132,7 +126,7 @@ class Learner:
         publishing = live.experiment.spec.publishing
         waited = self._clock() - (student.first_at or self._clock())
         full = student.new >= publishing.outcomes or waited >= publishing.seconds * 1e6
-        if student.new and (full or flush):
+        if student.is_changed or (student.new and (full or flush)):
             self._publish(live, student)
         if not student.new and not busy:
             self._live.confirm(live.id, began)
@@ -199,7 +193,10 @@ class Learner:
         if student is None:
             with self._reader.connect() as connection:
                 posterior, published = self._live.restore(connection, live)
-            student = _Student(posterior, published.version if published else 0)
+                left_out = omissions.after(connection, live.id, 0)
+            heard = [omission for omission in left_out if omission.seq <= posterior.seq]
+            version = published.version if published else 0
+            student = _Student(posterior, version, posterior.seq, heard)
             self._students[live.id] = student
         return student
 
@@ -208,29 +205,50 @@ class Learner:
         if now < student.due_at:
             return False
         rule = live.experiment.spec.outcome
-        closed = self._write(live.id, lambda c: storage.close_due(c, live.id, rule, now))
+        closed = self._write(live.id, lambda c: ledger.close_due(c, live.id, rule, now))
         pause = 60_000_000 if live.state is State.ARCHIVED else 250_000
         nothing_open = now + min(rule.window_us, pause)
         student.due_at = closed.next_due if closed.next_due is not None else nothing_open
+        if rule.is_confirmed:  # an exposure can begin a window that ends before all others
+            student.due_at = min(student.due_at, now + pause)
         return closed.settled > 0
 
     def _fold(self, live: LiveExperiment, student: _Student) -> bool:
         with self._reader.connect() as connection:
-            entries = storage.unlearned(connection, live.id, student.posterior.seq, FOLD_ROWS)
-        if not entries:
-            return False
-        now = self._clock()
-        student.first_at = student.first_at or now
-        live.experiment.learn(
-            student.posterior,
-            rows_of([entry.context for entry in entries]),
-            [entry.action for entry in entries],
-            np.array([entry.value for entry in entries]),
-            times=times_of(entries),
-            seq=entries[-1].seq,
+            found = lessons.read(
+                *(connection, live.id, live.experiment.spec.outcome),
+                after=student.seen,
+                left_out=student.left_out,
+            )
+            last = student.left_out[-1].seq if student.left_out else 0
+            fresh = omissions.after(connection, live.id, last)  # after the outcomes, to miss none
+            if fresh:
+                self._refold(connection, live, student, fresh)
+                return True
+        if found.rows:
+            student.first_at = student.first_at or self._clock()
+            lessons.learn(live.experiment, student.posterior, found.rows)
+            student.new += len(found.rows)
+        student.seen = found.last
+        return found.read == lessons.FOLD_ROWS
+
+    def _refold(
+        self,
+        connection: Connection,
+        live: LiveExperiment,
+        student: _Student,
+        fresh: list[Omission],
+    ) -> None:
+        """Fold the log from scratch without what is left out from now on."""
+        left_out = [*student.left_out, *fresh]
+        log.warning(
+            "folding %r anew: its log leaves something out at %s",
+            live.experiment.spec.name,
+            ", ".join(str(omission.seq) for omission in fresh),
         )
-        student.new += len(entries)
-        return len(entries) == FOLD_ROWS
+        student.posterior = lessons.refold(connection, live.experiment, live.id, left_out)
+        student.left_out, student.seen = left_out, left_out[-1].seq
+        student.is_changed = True
 
     def _publish(self, live: LiveExperiment, student: _Student) -> None:
         version = student.version + 1
@@ -243,3 +261,4 @@ class Learner:
         self._write(live.id, lambda c: catalogue.add_snapshot(c, live.id, published))
         self._live.publish(live.id, snapshot, now)
         student.version, student.new, student.first_at = version, 0, None
+        student.is_changed = False

@@ -108,7 +108,9 @@ def _rows(packed: NDArray[np.float32], schema: ContextSchema) -> Floats:
     return rows
 
 
-def read_rewards(message: pb.PackedRewards, experiment: Experiment, now: int) -> list[EventRow]:
+def read_rewards(
+    message: pb.PackedRewards, experiment: Experiment, now: int, reporter: str
+) -> list[EventRow]:
     """Read packed reward events.
 
     Raises
@@ -135,6 +137,7 @@ def read_rewards(message: pb.PackedRewards, experiment: Experiment, now: int) ->
             values.tolist(),
             _instants(message.occurred_at, n, now),
             [now] * n,
+            [reporter] * n,
         )
     )
 

@@ -2,14 +2,22 @@
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import ColumnElement, and_, case, exists, func, select
 from sqlalchemy.engine import Connection
 
 from bandit import measurement
 from bandit.decision import Group, Reason
 from bandit.measurement import Lift, Sample
+from server import storage
 from server.live import LiveExperiment
-from server.schema import decisions, experiments, outcomes, reward_events
+from server.schema import (
+    decisions,
+    experiments,
+    exposures,
+    open_windows,
+    outcomes,
+    reward_events,
+)
 
 MOST_ACTIONS = 100
 
@@ -42,13 +50,17 @@ class Report(NamedTuple):
     late_events: int
     open_decisions: int
     sample_ratio_p_value: float
+    corrections: int
+    exposures: int
 
 
 _joined = decisions.outerjoin(
     outcomes,
-    and_(
-        outcomes.c.experiment_id == decisions.c.experiment_id,
-        outcomes.c.decision_seq == decisions.c.seq,
+    storage.newest_of(
+        and_(
+            outcomes.c.experiment_id == decisions.c.experiment_id,
+            outcomes.c.decision_seq == decisions.c.seq,
+        )
     ),
 )
 _chosen = decisions.c.reason.not_in([Reason.PAUSED, Reason.STALE_SNAPSHOT])
@@ -93,10 +105,14 @@ def report(connection: Connection, live: LiveExperiment) -> Report:
         actions=_actions(connection, live.id),
         reward_events=recorded.n,
         late_events=int(recorded.late),
-        open_decisions=_open(connection, live.id),
+        open_decisions=_open(connection, live),
         sample_ratio_p_value=measurement.sample_ratio_p_value(
             customers, live.experiment.spec.groups
         ),
+        corrections=_count(
+            connection, outcomes.c.experiment_id == live.id, outcomes.c.replaces > 0
+        ),
+        exposures=_count(connection, exposures.c.experiment_id == live.id),
     )
 
 
@@ -178,17 +194,28 @@ def _actions(connection: Connection, experiment_id: int) -> list[ActionLine]:
     ]
 
 
-def _open(connection: Connection, experiment_id: int) -> int:
-    passed = select(experiments.c.closed_seq).where(experiments.c.id == experiment_id)
-    return connection.execute(
-        select(func.count())
-        .select_from(_joined)
-        .where(
-            decisions.c.experiment_id == experiment_id,
-            decisions.c.seq > passed.scalar_subquery(),
-            outcomes.c.seq.is_(None),
+def _count(connection: Connection, *chosen: ColumnElement[bool]) -> int:
+    return connection.execute(select(func.count()).where(*chosen)).scalar_one()
+
+
+def _open(connection: Connection, live: LiveExperiment) -> int:
+    passed = select(experiments.c.closed_seq).where(experiments.c.id == live.id)
+    waiting = [
+        decisions.c.experiment_id == live.id,
+        decisions.c.seq > passed.scalar_subquery(),
+        outcomes.c.seq.is_(None),
+    ]
+    running = 0
+    if live.experiment.spec.outcome.is_confirmed:  # shown ones are in the list of windows
+        running = _count(connection, open_windows.c.experiment_id == live.id)
+        shown = exists().where(
+            exposures.c.experiment_id == decisions.c.experiment_id,
+            exposures.c.decision_seq == decisions.c.seq,
+            exposures.c.late.is_(False),
         )
-    ).scalar_one()
+        waiting.append(~shown)
+    found = connection.execute(select(func.count()).select_from(_joined).where(*waiting))
+    return running + found.scalar_one()
 
 
 def decisions_logged(connection: Connection, experiment_id: int) -> int:

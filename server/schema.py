@@ -1,8 +1,8 @@
 """The tables. Every change here is a migration in ``server/migrations/versions``.
 
-Decisions, reward events and outcomes are the three kinds of entries of an experiment's log:
-they share one dense sequence, taken from ``experiments.next_seq``. Times are microseconds
-since 1970, UTC. The tenant is in ``experiments``; everything else hangs on its id.
+Decisions, exposures, reward events, outcomes and omissions are the kinds of entries of an
+experiment's log: they share one dense sequence, taken from ``experiments.next_seq``. Times are
+microseconds since 1970, UTC. The tenant is in ``experiments``; everything else hangs on its id.
 """
 
 from typing import Any
@@ -55,7 +55,8 @@ experiments = Table(
     UniqueConstraint("tenant", "name", name="uq_experiments_name"),
     UniqueConstraint("tenant", "request_id", name="uq_experiments_request"),
 )
-"""``closed_seq``: every decision up to this position has had its outcome settled."""
+"""``closed_seq``: of every decision up to this position the window has passed; where windows begin
+at exposures, the time for one has."""
 
 decisions = Table(
     "decisions",
@@ -94,6 +95,7 @@ reward_events = Table(
     Column("occurred_at", BigInteger, nullable=False),
     Column("received_at", BigInteger, nullable=False),
     Column("late", Boolean, nullable=False),
+    Column("reporter", String(64), nullable=False, server_default="local"),
     UniqueConstraint("experiment_id", "event_id", name="uq_reward_events_id"),
     Index("ix_reward_events_decision", "experiment_id", "decision_seq"),
     sqlite_with_rowid=False,
@@ -108,9 +110,61 @@ outcomes = Table(
     Column("value", Double, nullable=False),
     Column("closed_at", BigInteger, nullable=False),
     Column("is_learned", Boolean, nullable=False),
-    UniqueConstraint("experiment_id", "decision_seq", name="uq_outcomes_decision"),
+    Column("replaces", BigInteger, nullable=False, server_default="0"),
+    UniqueConstraint("experiment_id", "decision_seq", "replaces", name="uq_outcomes_decision"),
     sqlite_with_rowid=False,
 )
+"""``replaces``: place of the decision's outcome before; 0: this is the first. So a decision has
+one first outcome, and no outcome is replaced twice."""
+
+exposures = Table(
+    "exposures",
+    metadata,
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("event_id", String(128), nullable=False),
+    Column("decision_seq", BigInteger, nullable=False),
+    Column("exposed_at", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("late", Boolean, nullable=False),
+    UniqueConstraint("experiment_id", "event_id", name="uq_exposures_id"),
+    Index("ix_exposures_decision", "experiment_id", "decision_seq"),
+    sqlite_with_rowid=False,
+)
+"""``late``: kept, and does not count; a decision has at most one that does."""
+
+open_windows = Table(
+    "open_windows",
+    metadata,
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("decision_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("due_at", BigInteger, nullable=False),
+    Index("ix_open_windows_due", "experiment_id", "due_at"),
+    sqlite_with_rowid=False,
+)
+"""Windows that a confirmed exposure began and that have not closed: a list of work, no entries
+of the log. Where windows begin at decisions, ``experiments.closed_seq`` is all there is."""
+
+omissions = Table(
+    "omissions",
+    metadata,
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("request_id", String(128), nullable=False),
+    Column("after_seq", BigInteger, nullable=False),
+    Column("reporter", String(64)),
+    Column("since", BigInteger),
+    Column("until", BigInteger),
+    Column("reason", Text, nullable=False),
+    Column("made_by", String(64), nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    UniqueConstraint("experiment_id", "request_id", name="uq_omissions_request"),
+    sqlite_with_rowid=False,
+)
+"""What is not learned from any more, see ``server/omissions.py``."""
+
+ENTRIES = (decisions, exposures, reward_events, outcomes, omissions)
+"""The tables whose rows are the entries of the log."""
 
 snapshots = Table(
     "snapshots",

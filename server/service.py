@@ -23,13 +23,14 @@ from bandit.errors import (
     NotFoundError,
     StateError,
 )
-from server import audit_log, catalogue, convert, packed, reporting, storage
+from server import audit_log, catalogue, convert, ledger, omissions, packed, reporting, storage
 from server.access import Caller
 from server.audit_log import MAX_REASON, Change
 from server.catalogue import State
 from server.clock import Clock
 from server.deciding import Asking, Plan, decide
 from server.live import Live, LiveExperiment
+from server.omissions import Omitted
 from server.pb import bandit_pb2 as pb
 from server.schema import AnyRow
 from server.sheets import decide_sheet
@@ -70,7 +71,7 @@ class DecisionService:
     clock
         Stamps decisions and events.
     learned
-        Called when a terminal event may have closed an outcome.
+        Called when a reported fact may have closed or corrected an outcome.
     """
 
     def __init__(
@@ -221,11 +222,31 @@ class DecisionService:
         path = "packed.experiment"
         live = self._live.find(caller.tenant, _name(told.experiment, path), path)
         now = self._clock()
-        events = packed.read_rewards(told, live.experiment, now)
+        events = packed.read_rewards(told, live.experiment, now, caller.who)
         job = AppendEvents(live.id, live.experiment.spec.outcome, events, now)
         results = self._writer.write(job)
         self._tell_learner(job)
         return packed.results_message(results)
+
+    def ConfirmExposure(
+        self, request: pb.ConfirmExposureRequest, caller: Caller
+    ) -> pb.ConfirmExposureResponse:
+        """Record that a decision was shown, durably."""
+        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        now = self._clock()
+        rule = live.experiment.spec.outcome
+        row = convert.exposure_row(request, now)
+        [result] = self._writer.call(
+            lambda c: ledger.append_exposures(c, live.id, rule, [row], now),
+            experiment_id=live.id,
+            expires=caller.expires,
+        )
+        if isinstance(result, BanditError):
+            raise result
+        self._learned()
+        return pb.ConfirmExposureResponse(
+            disposition=convert.disposition(result), sequence=result.seq
+        )
 
     def GetDecision(self, request: pb.GetDecisionRequest, caller: Caller) -> pb.GetDecisionResponse:
         """Give a logged decision with its events and outcome."""
@@ -236,13 +257,16 @@ class DecisionService:
             if row is None:
                 raise NotFoundError("no such decision in this experiment", field="decision_id")
             events = storage.find_events(connection, live.id, row.seq)
-            outcome = storage.find_outcome(connection, live.id, row.seq)
+            outcomes = storage.find_outcomes(connection, live.id, row.seq)
+            exposures = storage.find_exposures(connection, live.id, row.seq)
         logged = storage.logged(row)._replace(repeated=False)
         return pb.GetDecisionResponse(
             decision=convert.decision(live, logged, include_removed=True),
             context=convert.context(live.experiment.spec.schema, row.context),
             events=[convert.reward_event(event) for event in events],
-            outcome=outcome,
+            outcome=outcomes[-1].value if outcomes else None,
+            exposures=[convert.exposure(one) for one in exposures],
+            outcomes=[convert.outcome(one) for one in outcomes],
         )
 
     def _job(
@@ -294,14 +318,15 @@ class DecisionService:
         events = []
         for i, request in enumerate(requests):
             try:
-                events.append(convert.event_row(request, live.experiment, now))
+                events.append(convert.event_row(request, live.experiment, now, caller.who))
             except BanditError as error:
                 raise error.under(f"{batch}[{i}]" if batch else "") from None
         return AppendEvents(live.id, live.experiment.spec.outcome, events, now)
 
     def _tell_learner(self, job: AppendEvents) -> None:
-        """Wake the learner if a terminal event may have closed an outcome."""
-        if any(job.rule.by_name[event.name].terminal for event in job.events):
+        """Wake the learner if an event may have closed or corrected an outcome."""
+        by_name = job.rule.by_name
+        if job.rule.is_correcting or any(by_name[e.name].terminal for e in job.events):
             self._learned()
 
 
@@ -320,6 +345,8 @@ class ExperimentService:
         Keys page tokens.
     most
         Experiments that a tenant may have.
+    learned
+        Called when what is learned changes.
     """
 
     def __init__(  # noqa: PLR0913
@@ -330,6 +357,7 @@ class ExperimentService:
         clock: Clock,
         secret: bytes,
         most: int = 1_000,
+        learned: Callable[[], None] = lambda: None,
     ) -> None:
         self._live = live
         self._reader = reader
@@ -337,6 +365,7 @@ class ExperimentService:
         self._clock = clock
         self._secret = secret
         self._most = most
+        self._learned = learned
 
     def CreateExperiment(
         self, request: pb.CreateExperimentRequest, caller: Caller
@@ -463,6 +492,37 @@ class ExperimentService:
             token = self._token(f"{page[-1].seq} {name}", caller, "audit")
         return pb.ListAuditEntriesResponse(
             entries=[convert.audit_entry(row) for row in page], next_page_token=token
+        )
+
+    def Rollback(self, request: pb.RollbackRequest, caller: Caller) -> pb.RollbackResponse:
+        """Leave out of the belief what should not have been learned; the learner does the rest."""
+        live = self._live.find(caller.tenant, _name(request.name, "name"), "name")
+        now = self._clock()
+        asked = convert.rollback(request)
+
+        def leave_out(connection: Connection) -> Omitted:
+            after_seq = omissions.place_of_snapshot(connection, live.id, request.to_snapshot)
+            scope, seq = asked._replace(after_seq=after_seq), storage.next_seq(connection, live.id)
+            omitted = omissions.append(
+                *(connection, live.id, scope),
+                request_id=request.request_id,
+                reason=request.reason,
+                made_by=caller.who,
+                now=now,
+            )
+            if omitted.seq == seq:  # not the answer to a request that was answered before
+                left_out = {**scope._asdict(), **omitted._asdict()}
+                action, name = "experiment.rollback", live.experiment.spec.name
+                change = Change(
+                    caller.tenant, caller.who, action, name, None, left_out, request.reason
+                )
+                audit_log.record(connection, change, now)
+            return omitted
+
+        omitted = self._writer.call(leave_out, experiment_id=live.id, expires=caller.expires)
+        self._learned()
+        return pb.RollbackResponse(
+            sequence=omitted.seq, events=omitted.events, outcomes=omitted.outcomes
         )
 
     def _move(

@@ -1,22 +1,21 @@
 """The log: functions on a connection whose transaction the caller owns.
 
-An experiment's entries (decisions, reward events, outcomes) share one dense sequence, taken
-from a counter row inside the writing transaction; so commit order is sequence order, and a
-reader that has seen n has seen everything before.
+An experiment's entries (decisions, exposures, reward events, outcomes, omissions) share one
+dense sequence, taken from a counter row inside the writing transaction; so commit order is
+sequence order, and a reader that has seen n has seen everything before. This module holds the
+counter, the decisions, and what others read; ``ledger.py`` appends what is reported of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, exists, insert, select, update
 from sqlalchemy.engine import Connection
 
 from bandit.decision import Reason
 from bandit.errors import BanditError, ConflictError, NotFoundError
-from bandit.outcome import OutcomeRule
-from bandit.outcome import RewardEvent as Event
 from server.prepared import Prepared
-from server.schema import AnyRow, decisions, experiments, outcomes, reward_events
+from server.schema import AnyRow, decisions, experiments, exposures, outcomes, reward_events
 
 LEARNED_REASONS = (Reason.POLICY, Reason.RANDOM_GROUP)
 
@@ -28,8 +27,6 @@ _TAKE = Prepared(
     ["n", "the_id"],
 )
 _INSERT_DECISION = Prepared(insert(decisions), decisions.c.keys())
-_INSERT_EVENT = Prepared(insert(reward_events), reward_events.c.keys())
-_INSERT_OUTCOME = Prepared(insert(outcomes), outcomes.c.keys())
 
 
 class DecisionRow(NamedTuple):
@@ -68,22 +65,33 @@ class EventRow(NamedTuple):
     value: float
     occurred_at: int
     received_at: int
+    reporter: str = "local"
+
+
+class ExposureRow(NamedTuple):
+    """An exposure about to be logged."""
+
+    event_id: str
+    decision_id: bytes
+    exposed_at: int
+    received_at: int
 
 
 class Recorded(NamedTuple):
-    """Where a reward event stands in the log, and what became of it."""
+    """Where a reward event or an exposure stands in the log, and what became of it.
+
+    Attributes
+    ----------
+    late
+        Whether it came outside its window, or after the outcome closed.
+    corrects
+        Whether it counts all the same.
+    """
 
     seq: int
     late: bool
     duplicate: bool
-
-
-class Closed(NamedTuple):
-    """What settling outcomes did: decisions settled, outcomes to learn from, next due time."""
-
-    settled: int
-    learned: int
-    next_due: int | None
+    corrects: bool = False
 
 
 def take_seq(connection: Connection, experiment_id: int, n: int) -> int:
@@ -144,7 +152,7 @@ def merge_decisions(
 
     A job with a conflict is refused whole, and nothing of it is stored.
     """
-    seq = _next_seq(connection, experiment_id)  # first, so that nothing below changes meanwhile
+    seq = next_seq(connection, experiment_id)  # first, so that nothing below changes meanwhile
     known = _known_decisions(connection, experiment_id, [r.request_id for j in jobs for r in j])
     fresh: list[DecisionRow] = []
     results: list[list[Logged] | BanditError] = []
@@ -189,124 +197,6 @@ def repeated(
     return [logged for logged in found if logged is not None]
 
 
-def append_events(
-    connection: Connection,
-    experiment_id: int,
-    rule: OutcomeRule,
-    events: Sequence[EventRow],
-    now: int,
-) -> list[Recorded | BanditError]:
-    """Append reward events; close outcomes that a terminal event ends.
-
-    Duplicates are absorbed; an unknown decision or a reused id is refused alone.
-    """
-    seq = _next_seq(connection, experiment_id)  # first, so that nothing below changes meanwhile
-    wanted = _by_decision_id(connection, experiment_id, {e.decision_id for e in events})
-    known = _known_events(connection, experiment_id, [e.event_id for e in events])
-    settled = _settled(connection, experiment_id, {d.seq for d in wanted.values()})
-    entries: list[dict[str, Any]] = []
-    closing: list[tuple[int, Any]] = []
-    results: list[Recorded | BanditError] = []
-    for event in events:
-        decision = wanted.get(event.decision_id)
-        before = known.get(event.event_id)
-        if decision is None:
-            results.append(
-                NotFoundError("no such decision in this experiment", field="decision_id")
-            )
-        elif before is not None:
-            results.append(_repeated(event, decision.seq, before))
-        else:
-            fact = Event(event.name, event.value, event.occurred_at)
-            late = decision.seq in settled or not rule.counts(fact, decision.decided_at)
-            entry = _event_entry(experiment_id, seq, decision.seq, event, late=late)
-            entries.append(entry)
-            known[event.event_id] = entry
-            results.append(Recorded(seq, late=late, duplicate=False))
-            seq += 1
-            if not late and rule.by_name[event.name].terminal:
-                settled.add(decision.seq)
-                closing.append((seq, decision))
-                seq += 1
-    if entries:
-        take_seq(connection, experiment_id, len(entries) + len(closing))
-        _INSERT_EVENT.execute(connection, [tuple(entry.values()) for entry in entries])
-    if closing:
-        _close(connection, experiment_id, rule, closing, now)
-    return results
-
-
-def close_due(
-    connection: Connection, experiment_id: int, rule: OutcomeRule, now: int, limit: int = 2_000
-) -> Closed:
-    """Settle, in log order, the decisions whose window has passed, and all before them.
-
-    Returns
-    -------
-    How many were settled, how many outcomes the learner gets, and when the next one is due
-    (microseconds since 1970), or None if no decision is open.
-    """
-    settled_to = connection.execute(
-        select(experiments.c.closed_seq).where(experiments.c.id == experiment_id)
-    ).scalar_one()
-    columns = decisions.c
-    is_open = and_(columns.experiment_id == experiment_id, columns.seq > settled_to)
-    chosen = select(columns.seq, columns.decided_at, columns.reason).where(is_open)
-    head = connection.execute(chosen.order_by(columns.seq).limit(1)).first()
-    if head is None:
-        return Closed(0, 0, None)
-    is_ahead = head.decided_at > now  # stamped by a clock that ran fast: it must not hold up all
-    if head.decided_at + rule.window_us > now and not is_ahead:
-        return Closed(0, 0, head.decided_at + rule.window_us)
-    rows = connection.execute(chosen.order_by(columns.seq).limit(limit)).all()
-    last = max(
-        (i for i, row in enumerate(rows) if row.decided_at + rule.window_us <= now), default=-1
-    )
-    due, later = rows[: last + 1], rows[last + 1 :]
-    if not due:
-        return Closed(0, 0, min(row.decided_at for row in rows) + rule.window_us)
-    next_due = min((row.decided_at for row in later), default=now) + rule.window_us * bool(later)
-    before = _settled(connection, experiment_id, {row.seq for row in due}, among_closed=False)
-    learned = _close_rows(
-        connection, experiment_id, rule, [row for row in due if row.seq not in before], now
-    )
-    connection.execute(
-        update(experiments).where(experiments.c.id == experiment_id).values(closed_seq=due[-1].seq)
-    )
-    return Closed(len(due), learned, next_due)
-
-
-def unlearned(
-    connection: Connection, experiment_id: int, after: int, limit: int
-) -> Sequence[AnyRow]:
-    """Read outcomes to learn from, in log order: ``seq, value, action, context, decided_at``."""
-    return connection.execute(
-        select(
-            outcomes.c.seq,
-            outcomes.c.value,
-            decisions.c.action,
-            decisions.c.context,
-            decisions.c.decided_at,
-        )
-        .join_from(
-            outcomes,
-            decisions,
-            and_(
-                decisions.c.experiment_id == outcomes.c.experiment_id,
-                decisions.c.seq == outcomes.c.decision_seq,
-            ),
-        )
-        .where(
-            outcomes.c.experiment_id == experiment_id,
-            outcomes.c.seq > after,
-            outcomes.c.is_learned,
-            decisions.c.action.is_not(None),
-        )
-        .order_by(outcomes.c.seq)
-        .limit(limit)
-    ).all()
-
-
 def find_decision(connection: Connection, experiment_id: int, decision_id: bytes) -> AnyRow | None:
     """Read one decision with its place, or None."""
     return connection.execute(
@@ -328,16 +218,48 @@ def find_events(connection: Connection, experiment_id: int, decision_seq: int) -
     ).all()
 
 
-def find_outcome(connection: Connection, experiment_id: int, decision_seq: int) -> float | None:
-    """Read a decision's outcome, or None while it has none."""
+def find_exposures(
+    connection: Connection, experiment_id: int, decision_seq: int
+) -> Sequence[AnyRow]:
+    """Read a decision's exposures in log order."""
     return connection.execute(
-        select(outcomes.c.value).where(
-            outcomes.c.experiment_id == experiment_id, outcomes.c.decision_seq == decision_seq
-        )
-    ).scalar_one_or_none()
+        select(exposures)
+        .where(exposures.c.experiment_id == experiment_id, exposures.c.decision_seq == decision_seq)
+        .order_by(exposures.c.seq)
+    ).all()
 
 
-def _next_seq(connection: Connection, experiment_id: int) -> int:
+def find_outcomes(
+    connection: Connection, experiment_id: int, decision_seq: int
+) -> Sequence[AnyRow]:
+    """Read a decision's outcomes in log order: the first, and its corrections."""
+    return connection.execute(
+        select(outcomes)
+        .where(outcomes.c.experiment_id == experiment_id, outcomes.c.decision_seq == decision_seq)
+        .order_by(outcomes.c.seq)
+    ).all()
+
+
+def find_outcome(connection: Connection, experiment_id: int, decision_seq: int) -> float | None:
+    """Read a decision's newest outcome, or None while it has none."""
+    found = find_outcomes(connection, experiment_id, decision_seq)
+    return float(found[-1].value) if found else None
+
+
+def newest_of(joined: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Say of a join with ``outcomes`` that it takes only those that no other replaces."""
+    later = outcomes.alias("later")
+    return and_(
+        joined,
+        ~exists().where(
+            later.c.experiment_id == outcomes.c.experiment_id,
+            later.c.decision_seq == outcomes.c.decision_seq,
+            later.c.replaces == outcomes.c.seq,
+        ),
+    )
+
+
+def next_seq(connection: Connection, experiment_id: int) -> int:
     """Lock the counter row and read the next place, so that nobody takes it meanwhile."""
     return take_seq(connection, experiment_id, 0)
 
@@ -360,161 +282,12 @@ def logged(row: AnyRow) -> Logged:
     return Logged(row.seq, stored, repeated=True)
 
 
-def _by_decision_id(
-    connection: Connection, experiment_id: int, ids: Iterable[bytes]
-) -> dict[bytes, AnyRow]:
-    columns = decisions.c
-    found = connection.execute(
-        select(columns.decision_id, columns.seq, columns.decided_at, columns.reason).where(
-            columns.experiment_id == experiment_id, columns.decision_id.in_(list(ids))
-        )
-    )
-    return {row.decision_id: row for row in found}
-
-
-def _known_events(
-    connection: Connection, experiment_id: int, event_ids: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    found = connection.execute(
-        select(reward_events).where(
-            reward_events.c.experiment_id == experiment_id, reward_events.c.event_id.in_(event_ids)
-        )
-    )
-    return {row.event_id: dict(row._mapping) for row in found}
-
-
-def _settled(
-    connection: Connection, experiment_id: int, seqs: set[int], *, among_closed: bool = True
-) -> set[int]:
-    """Give the decisions that have an outcome, or whose window the log has passed."""
-    found = connection.execute(
-        select(outcomes.c.decision_seq).where(
-            outcomes.c.experiment_id == experiment_id, outcomes.c.decision_seq.in_(list(seqs))
-        )
-    ).scalars()
-    settled = set(found)
-    if among_closed:
-        passed = connection.execute(
-            select(experiments.c.closed_seq).where(experiments.c.id == experiment_id)
-        ).scalar_one()
-        settled |= {seq for seq in seqs if seq <= passed}
-    return settled
-
-
-def _repeated(
-    event: EventRow, decision_seq: int, before: Mapping[str, Any]
-) -> Recorded | BanditError:
-    same = (decision_seq, event.name, event.value) == (
-        before["decision_seq"],
-        before["name"],
-        before["value"],
-    )
-    if not same:
-        return ConflictError(
-            f"event id {event.event_id!r} was used before with other content", field="event_id"
-        )
-    return Recorded(before["seq"], late=before["late"], duplicate=True)
-
-
-def _event_entry(
-    experiment_id: int, seq: int, decision_seq: int, event: EventRow, *, late: bool
-) -> dict[str, Any]:
-    return {
-        "experiment_id": experiment_id,
-        "seq": seq,
-        "event_id": event.event_id,
-        "decision_seq": decision_seq,
-        "name": event.name,
-        "value": event.value,
-        "occurred_at": event.occurred_at,
-        "received_at": event.received_at,
-        "late": late,
-    }
-
-
-def _close_rows(
-    connection: Connection,
-    experiment_id: int,
-    rule: OutcomeRule,
-    rows: Sequence[AnyRow],
-    now: int,
-) -> int:
-    """Append the outcomes of decisions whose windows have passed; give how many are learned."""
-    facts = _events_of(connection, experiment_id, [row.seq for row in rows])
-    values = [(row, rule.outcome(facts.get(row.seq, []), row.decided_at)) for row in rows]
-    settled = [(row, value) for row, value in values if value is not None]
-    if not settled:
-        return 0
-    first = take_seq(connection, experiment_id, len(settled))
-    entries = [
-        _outcome_entry(experiment_id, seq, row, value, now)
-        for seq, (row, value) in enumerate(settled, first)
-    ]
-    _INSERT_OUTCOME.execute(connection, [tuple(entry.values()) for entry in entries])
-    return sum(entry["is_learned"] for entry in entries)
-
-
-def _close(
-    connection: Connection,
-    experiment_id: int,
-    rule: OutcomeRule,
-    closing: Sequence[tuple[int, AnyRow]],
-    now: int,
-) -> None:
-    """Append outcomes at places already taken, from the events before each place."""
-    facts = _events_of(connection, experiment_id, [d.seq for _, d in closing])
-    entries = []
-    for seq, decision in closing:
-        value = rule.outcome(facts.get(decision.seq, []), decision.decided_at)
-        entries.append(_outcome_entry(experiment_id, seq, decision, value, now))
-    _INSERT_OUTCOME.execute(connection, [tuple(entry.values()) for entry in entries])
-
-
-def _outcome_entry(
-    experiment_id: int, seq: int, decision: AnyRow, value: float | None, now: int
-) -> dict[str, Any]:
-    return {
-        "experiment_id": experiment_id,
-        "seq": seq,
-        "decision_seq": decision.seq,
-        "value": value,
-        "closed_at": now,
-        "is_learned": decision.reason in LEARNED_REASONS,
-    }
-
-
-def _events_of(
-    connection: Connection, experiment_id: int, decision_seqs: Sequence[int]
-) -> dict[int, list[Event]]:
-    columns = reward_events.c
-    found = connection.execute(
-        select(columns.decision_seq, columns.name, columns.value, columns.occurred_at)
-        .where(
-            columns.experiment_id == experiment_id,
-            columns.decision_seq.in_(decision_seqs),
-            columns.late.is_(False),
-        )
-        .order_by(columns.seq)
-    )
-    facts: dict[int, list[Event]] = {}
-    for row in found:
-        facts.setdefault(row.decision_seq, []).append(Event(row.name, row.value, row.occurred_at))
-    return facts
-
-
 def settled_after(
     connection: Connection, experiment_id: int, after: int, limit: int
 ) -> Sequence[AnyRow]:
-    """Read outcomes with when their decisions were made, in log order."""
+    """Read outcomes with what their decisions were, in log order."""
     return connection.execute(
-        select(
-            outcomes.c.seq,
-            outcomes.c.value,
-            outcomes.c.is_learned,
-            outcomes.c.decision_seq,
-            decisions.c.decided_at,
-            decisions.c.reason,
-        )
+        select(outcomes, decisions.c.decided_at, decisions.c.reason, decisions.c.action)
         .join_from(
             outcomes,
             decisions,
@@ -527,13 +300,6 @@ def settled_after(
         .order_by(outcomes.c.seq)
         .limit(limit)
     ).all()
-
-
-def facts_before(
-    connection: Connection, experiment_id: int, rows: Sequence[AnyRow]
-) -> dict[int, list[Event]]:
-    """Read the events that counted for outcomes, by the decision's place."""
-    return _events_of(connection, experiment_id, [row.decision_seq for row in rows])
 
 
 def by_snapshot(connection: Connection, experiment_id: int) -> Iterator[AnyRow]:
@@ -555,9 +321,11 @@ def decided_after(
         .outerjoin_from(
             decisions,
             outcomes,
-            and_(
-                outcomes.c.experiment_id == decisions.c.experiment_id,
-                outcomes.c.decision_seq == decisions.c.seq,
+            newest_of(
+                and_(
+                    outcomes.c.experiment_id == decisions.c.experiment_id,
+                    outcomes.c.decision_seq == decisions.c.seq,
+                )
             ),
         )
         .where(decisions.c.experiment_id == experiment_id, decisions.c.seq > after)

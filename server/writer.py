@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from bandit.errors import BanditError, DeadlineError, UnavailableError
 from bandit.outcome import OutcomeRule
-from server import bugs, storage
+from server import bugs, ledger, storage
 from server.database import cause_of
 from server.deciding import Plan, decide
 from server.storage import DecisionRow, EventRow, Logged, Recorded
@@ -355,7 +355,7 @@ def _grouped(jobs: list[Job[Any]], kind: type[J]) -> list[tuple[int, list[J]]]:
 def _append_events(connection: Connection, experiment_id: int, jobs: list[AppendEvents]) -> None:
     events = [event for job in jobs for event in job.events]
     rule, now = jobs[0].rule, max(job.now for job in jobs)
-    results = storage.append_events(connection, experiment_id, rule, events, now)
+    results = ledger.append_events(connection, experiment_id, rule, events, now)
     at = 0
     for job in jobs:
         job.result = results[at : at + len(job.events)]

@@ -62,6 +62,29 @@ def fold_dense(
 
 
 @kernel
+def correct_dense(
+    x: Floats, block: Ints, reward: Floats, replaced: Floats, weight: Floats, h: Floats, s: Floats
+) -> None:
+    """Let outcomes that ``fold_dense`` added be others: contexts and weights stay as they are.
+
+    Parameters
+    ----------
+    reward, replaced : (n,)
+        What was earned, and what was believed before.
+
+    Notes
+    -----
+    Nothing is taken out of the precision, so it stays what it was to the last bit.
+    """
+    for t in range(x.shape[0]):
+        b, w = block[t], weight[t]
+        rise = w * (reward[t] - replaced[t])
+        for i in range(x.shape[1]):
+            h[b, i] += rise * x[t, i]
+        s[b, 1] = max(s[b, 1] + rise * (reward[t] + replaced[t]), 0.0)
+
+
+@kernel
 def room_for(terms: Terms, d: int) -> int:
     """Give the most non-zero features that an action can have."""
     room = 0
@@ -144,8 +167,41 @@ def fold_sparse(
 
 
 @kernel
+def correct_sparse(
+    x: Floats,
+    action: Ints,
+    reward: Floats,
+    replaced: Floats,
+    weight: Floats,
+    terms: Terms,
+    h: Floats,
+    s: Floats,
+) -> None:
+    """Let outcomes that ``fold_sparse`` added be others; see ``correct_dense``."""
+    room = room_for(terms, x.shape[1])
+    index, value = np.empty(room, dtype=np.int64), np.empty(room)
+    for t in range(x.shape[0]):
+        n = active_features(x[t], action[t], terms, index, value)
+        rise = weight[t] * (reward[t] - replaced[t])
+        for i in range(n):
+            h[0, index[i]] += rise * value[i]
+        s[0, 1] = max(s[0, 1] + rise * (reward[t] + replaced[t]), 0.0)
+
+
+@kernel
 def fold_counts(action: Ints, reward: Floats, weight: Floats, counts: Floats) -> None:
     """Add weighted outcomes in [0, 1] to ``counts : (k, 2)``, successes and failures."""
     for t in range(action.shape[0]):
         counts[action[t], 0] += weight[t] * reward[t]
         counts[action[t], 1] += weight[t] * (1.0 - reward[t])
+
+
+@kernel
+def correct_counts(
+    action: Ints, reward: Floats, replaced: Floats, weight: Floats, counts: Floats
+) -> None:
+    """Move weight between successes and failures, as far as outcomes changed."""
+    for t in range(action.shape[0]):
+        rise = weight[t] * (reward[t] - replaced[t])
+        counts[action[t], 0] = max(counts[action[t], 0] + rise, 0.0)
+        counts[action[t], 1] = max(counts[action[t], 1] - rise, 0.0)

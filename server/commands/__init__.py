@@ -16,6 +16,7 @@ from server.commands import (
     demo,
     experiments,
     export,
+    ledger,
     replay,
     serve,
     tokens,
@@ -52,6 +53,8 @@ app.command("reward")(decisions.reward)
 app.command("audit-log")(audit_log.audit_log)
 app.command("decide-file")(campaigns.decide_file)
 app.command("reward-file")(campaigns.reward_file)
+app.command("expose")(ledger.expose)
+app.command("rollback")(ledger.rollback)
 app.command("replay")(replay.replay)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)

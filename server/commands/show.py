@@ -85,6 +85,10 @@ def _groups(found: pb.GetReportResponse) -> Table:
             interval(line.interval),
         )
     notes = [f"{found.reward_events} reward events, {found.late_events} late"]
+    if found.corrections:
+        notes.append(f"{found.corrections} corrections")
+    if found.exposures:
+        notes.append(f"{found.exposures} exposures")
     notes.append(f"{found.open_decisions} decisions open")
     if found.HasField("sample_ratio_p_value"):
         p = found.sample_ratio_p_value

@@ -110,6 +110,8 @@ class _DispositionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dispositi
     """The same event was recorded before; nothing changed."""
     DISPOSITION_LATE: _Disposition.ValueType  # 3
     """Recorded, but outside the window or after the outcome closed: it does not count."""
+    DISPOSITION_CORRECTION: _Disposition.ValueType  # 4
+    """Recorded late, and counts all the same: the experiment's outcome has late correct."""
 
 class Disposition(_Disposition, metaclass=_DispositionEnumTypeWrapper):
     """What became of a reported event."""
@@ -122,6 +124,8 @@ DISPOSITION_DUPLICATE: Disposition.ValueType  # 2
 """The same event was recorded before; nothing changed."""
 DISPOSITION_LATE: Disposition.ValueType  # 3
 """Recorded, but outside the window or after the outcome closed: it does not count."""
+DISPOSITION_CORRECTION: Disposition.ValueType  # 4
+"""Recorded late, and counts all the same: the experiment's outcome has late correct."""
 Global___Disposition: _TypeAlias = Disposition  # noqa: Y015
 
 class _State:
@@ -1059,6 +1063,150 @@ class BatchRecordRewardsResponse(_message.Message):
 Global___BatchRecordRewardsResponse: _TypeAlias = BatchRecordRewardsResponse  # noqa: Y015
 
 @_typing.final
+class ConfirmExposureRequest(_message.Message):
+    """Reports that a decision was shown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    EXPOSED_AT_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    """Name of the experiment; required."""
+    decision_id: _builtins.str
+    """The decision that was shown, a UUID; required."""
+    event_id: _builtins.str
+    """Idempotency key of the exposure, unique in the experiment among exposures; required, 1 to
+    128 characters.
+    """
+    @_builtins.property
+    def exposed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was shown; not set: when this was received."""
+
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        decision_id: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        exposed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exposed_at", b"exposed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "event_id", b"event_id", "experiment", b"experiment", "exposed_at", b"exposed_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmExposureRequest: _TypeAlias = ConfirmExposureRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmExposureResponse(_message.Message):
+    """Answers ConfirmExposure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISPOSITION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    disposition: Global___Disposition.ValueType
+    """What became of it: RECORDED, DUPLICATE, or LATE, which is kept and does not count (another
+    exposure was first, or it lies outside the time for exposures).
+    """
+    sequence: _builtins.int
+    """Place in the experiment's log (of the first recording, for a duplicate)."""
+    def __init__(
+        self,
+        *,
+        disposition: Global___Disposition.ValueType = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disposition", b"disposition", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmExposureResponse: _TypeAlias = ConfirmExposureResponse  # noqa: Y015
+
+@_typing.final
+class Exposure(_message.Message):
+    """One recorded exposure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    EXPOSED_AT_FIELD_NUMBER: _builtins.int
+    RECEIVED_AT_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Idempotency key of the exposure."""
+    sequence: _builtins.int
+    """Place in the experiment's log."""
+    late: _builtins.bool
+    """Whether it does not count."""
+    @_builtins.property
+    def exposed_at(self) -> _timestamp_pb2.Timestamp:
+        """When the decision was shown."""
+
+    @_builtins.property
+    def received_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was received."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        exposed_at: _timestamp_pb2.Timestamp | None = ...,
+        received_at: _timestamp_pb2.Timestamp | None = ...,
+        sequence: _builtins.int = ...,
+        late: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exposed_at", b"exposed_at", "received_at", b"received_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "exposed_at", b"exposed_at", "late", b"late", "received_at", b"received_at", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Exposure: _TypeAlias = Exposure  # noqa: Y015
+
+@_typing.final
+class Outcome(_message.Message):
+    """One closed outcome."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    CLOSED_AT_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """The number that is learned."""
+    sequence: _builtins.int
+    """Place in the experiment's log."""
+    replaces: _builtins.int
+    """Place of the outcome that this one replaces; 0: it is the first."""
+    @_builtins.property
+    def closed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it closed."""
+
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        sequence: _builtins.int = ...,
+        closed_at: _timestamp_pb2.Timestamp | None = ...,
+        replaces: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed_at", b"closed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed_at", b"closed_at", "replaces", b"replaces", "sequence", b"sequence", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+@_typing.final
 class GetDecisionRequest(_message.Message):
     """Asks for a logged decision."""
 
@@ -1097,6 +1245,7 @@ class RewardEvent(_message.Message):
     RECEIVED_AT_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     LATE_FIELD_NUMBER: _builtins.int
+    REPORTER_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Idempotency key of the event."""
     name: _builtins.str
@@ -1106,7 +1255,11 @@ class RewardEvent(_message.Message):
     sequence: _builtins.int
     """Place in the experiment's log."""
     late: _builtins.bool
-    """Whether it came outside the window or after the outcome closed, and so does not count."""
+    """Whether it came outside the window or after the outcome closed, and so does not count,
+    unless the experiment's outcome has late correct.
+    """
+    reporter: _builtins.str
+    """Who reported it."""
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
@@ -1125,10 +1278,11 @@ class RewardEvent(_message.Message):
         received_at: _timestamp_pb2.Timestamp | None = ...,
         sequence: _builtins.int = ...,
         late: _builtins.bool = ...,
+        reporter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["occurred_at", b"occurred_at", "received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "late", b"late", "name", b"name", "occurred_at", b"occurred_at", "received_at", b"received_at", "sequence", b"sequence", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "late", b"late", "name", b"name", "occurred_at", b"occurred_at", "received_at", b"received_at", "reporter", b"reporter", "sequence", b"sequence", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1144,8 +1298,10 @@ class GetDecisionResponse(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    EXPOSURES_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     outcome: _builtins.float
-    """The outcome, once closed; not set: open, or closed without one."""
+    """The newest outcome, once closed; not set: open, or closed without one."""
     @_builtins.property
     def decision(self) -> Global___Decision:
         """The decision as first answered; propensities are set if they were asked for then."""
@@ -1158,6 +1314,14 @@ class GetDecisionResponse(_message.Message):
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardEvent]:
         """Events in log order."""
 
+    @_builtins.property
+    def exposures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Exposure]:
+        """Exposures in log order."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Outcome]:
+        """All outcomes in log order: the first one, and its corrections."""
+
     def __init__(
         self,
         *,
@@ -1165,10 +1329,12 @@ class GetDecisionResponse(_message.Message):
         context: Global___Context | None = ...,
         events: _abc.Iterable[Global___RewardEvent] | None = ...,
         outcome: _builtins.float | None = ...,
+        exposures: _abc.Iterable[Global___Exposure] | None = ...,
+        outcomes: _abc.Iterable[Global___Outcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_outcome", b"_outcome", "context", b"context", "decision", b"decision", "outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outcome", b"_outcome", "context", b"context", "decision", b"decision", "events", b"events", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_outcome", b"_outcome", "context", b"context", "decision", b"decision", "events", b"events", "exposures", b"exposures", "outcome", b"outcome", "outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__outcome: _TypeAlias = _typing.Literal["outcome"]  # noqa: Y015
     _WhichOneofArgType__outcome: _TypeAlias = _typing.Literal["_outcome", b"_outcome"]  # noqa: Y015
@@ -1411,16 +1577,36 @@ class OutcomeRule(_message.Message):
     SILENCE_FIELD_NUMBER: _builtins.int
     DEFAULT_FIELD_NUMBER: _builtins.int
     AGGREGATION_FIELD_NUMBER: _builtins.int
+    EXPOSURE_FIELD_NUMBER: _builtins.int
+    EXPOSURE_WINDOW_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    LATE_WINDOW_FIELD_NUMBER: _builtins.int
     window: _builtins.float
-    """Seconds after the decision in which an event counts; required."""
+    """Seconds after the decision, or after its exposure, in which an event counts; required."""
     early: _builtins.float
-    """Seconds by which an event may seem to precede its decision; default 60."""
+    """Seconds by which an event or exposure may seem to precede what it follows; default 60."""
     silence: _builtins.str
     """What a decision nobody reported on means: default (its outcome is the default) or ignore."""
     default: _builtins.float
     """Outcome of silence; default 0."""
     aggregation: _builtins.str
     """How weighted values combine: first, last, sum (default), max, min, mean."""
+    exposure: _builtins.str
+    """Where the window begins: decision (default: it counts as shown) or confirmed (at the exposure
+    that ConfirmExposure reports; a decision never exposed has no outcome).
+    """
+    exposure_window: _builtins.float
+    """Seconds after the decision in which its exposure counts; only with exposure confirmed; not
+    set: as window.
+    """
+    late: _builtins.str
+    """What becomes of late events: ignore (default: kept, not counted) or correct (the outcome is
+    computed again, and a new outcome replaces the old one).
+    """
+    late_window: _builtins.float
+    """Seconds after the window in which an event may happen and still correct; only with late
+    correct; not set: any.
+    """
     @_builtins.property
     def rewards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reward]:
         """Kinds of event; at least one."""
@@ -1434,10 +1620,14 @@ class OutcomeRule(_message.Message):
         silence: _builtins.str | None = ...,
         default: _builtins.float | None = ...,
         aggregation: _builtins.str | None = ...,
+        exposure: _builtins.str | None = ...,
+        exposure_window: _builtins.float | None = ...,
+        late: _builtins.str | None = ...,
+        late_window: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_aggregation", b"_aggregation", "_default", b"_default", "_early", b"_early", "_silence", b"_silence", "_window", b"_window", "aggregation", b"aggregation", "default", b"default", "early", b"early", "silence", b"silence", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_aggregation", b"_aggregation", "_default", b"_default", "_early", b"_early", "_exposure", b"_exposure", "_exposure_window", b"_exposure_window", "_late", b"_late", "_late_window", b"_late_window", "_silence", b"_silence", "_window", b"_window", "aggregation", b"aggregation", "default", b"default", "early", b"early", "exposure", b"exposure", "exposure_window", b"exposure_window", "late", b"late", "late_window", b"late_window", "silence", b"silence", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aggregation", b"_aggregation", "_default", b"_default", "_early", b"_early", "_silence", b"_silence", "_window", b"_window", "aggregation", b"aggregation", "default", b"default", "early", b"early", "rewards", b"rewards", "silence", b"silence", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_aggregation", b"_aggregation", "_default", b"_default", "_early", b"_early", "_exposure", b"_exposure", "_exposure_window", b"_exposure_window", "_late", b"_late", "_late_window", b"_late_window", "_silence", b"_silence", "_window", b"_window", "aggregation", b"aggregation", "default", b"default", "early", b"early", "exposure", b"exposure", "exposure_window", b"exposure_window", "late", b"late", "late_window", b"late_window", "rewards", b"rewards", "silence", b"silence", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__aggregation: _TypeAlias = _typing.Literal["aggregation"]  # noqa: Y015
     _WhichOneofArgType__aggregation: _TypeAlias = _typing.Literal["_aggregation", b"_aggregation"]  # noqa: Y015
@@ -1445,6 +1635,14 @@ class OutcomeRule(_message.Message):
     _WhichOneofArgType__default: _TypeAlias = _typing.Literal["_default", b"_default"]  # noqa: Y015
     _WhichOneofReturnType__early: _TypeAlias = _typing.Literal["early"]  # noqa: Y015
     _WhichOneofArgType__early: _TypeAlias = _typing.Literal["_early", b"_early"]  # noqa: Y015
+    _WhichOneofReturnType__exposure: _TypeAlias = _typing.Literal["exposure"]  # noqa: Y015
+    _WhichOneofArgType__exposure: _TypeAlias = _typing.Literal["_exposure", b"_exposure"]  # noqa: Y015
+    _WhichOneofReturnType__exposure_window: _TypeAlias = _typing.Literal["exposure_window"]  # noqa: Y015
+    _WhichOneofArgType__exposure_window: _TypeAlias = _typing.Literal["_exposure_window", b"_exposure_window"]  # noqa: Y015
+    _WhichOneofReturnType__late: _TypeAlias = _typing.Literal["late"]  # noqa: Y015
+    _WhichOneofArgType__late: _TypeAlias = _typing.Literal["_late", b"_late"]  # noqa: Y015
+    _WhichOneofReturnType__late_window: _TypeAlias = _typing.Literal["late_window"]  # noqa: Y015
+    _WhichOneofArgType__late_window: _TypeAlias = _typing.Literal["_late_window", b"_late_window"]  # noqa: Y015
     _WhichOneofReturnType__silence: _TypeAlias = _typing.Literal["silence"]  # noqa: Y015
     _WhichOneofArgType__silence: _TypeAlias = _typing.Literal["_silence", b"_silence"]  # noqa: Y015
     _WhichOneofReturnType__window: _TypeAlias = _typing.Literal["window"]  # noqa: Y015
@@ -1455,6 +1653,14 @@ class OutcomeRule(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default) -> _WhichOneofReturnType__default | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__early) -> _WhichOneofReturnType__early | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exposure) -> _WhichOneofReturnType__exposure | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__exposure_window) -> _WhichOneofReturnType__exposure_window | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__late) -> _WhichOneofReturnType__late | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__late_window) -> _WhichOneofReturnType__late_window | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__silence) -> _WhichOneofReturnType__silence | None: ...
     @_typing.overload
@@ -1972,7 +2178,7 @@ class Experiment(_message.Message):
     etag: _builtins.str
     """Changes with every change of the experiment."""
     log_length: _builtins.int
-    """Entries in its log: decisions, reward events and outcomes."""
+    """Entries in its log: decisions, exposures, reward events, outcomes and omissions."""
     @_builtins.property
     def spec(self) -> Global___ExperimentSpec:
         """What was declared, defaults written out."""
@@ -2340,6 +2546,88 @@ class GetReportRequest(_message.Message):
 Global___GetReportRequest: _TypeAlias = GetReportRequest  # noqa: Y015
 
 @_typing.final
+class RollbackRequest(_message.Message):
+    """Leaves out of the belief what was learned, or what somebody reported."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TO_SNAPSHOT_FIELD_NUMBER: _builtins.int
+    WITHOUT_REPORTER_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the experiment; required."""
+    to_snapshot: _builtins.int
+    """Leave out only what follows this snapshot; 0 is the prior; not set: the whole log."""
+    without_reporter: _builtins.str
+    """Leave out the reward events of this reporter; empty: leave out outcomes, whoever reported."""
+    reason: _builtins.str
+    """Why; required, 1 to 1000 characters."""
+    request_id: _builtins.str
+    """Idempotency key; required, 1 to 128 characters."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Leave out only events received, or outcomes closed, from this time on; not set: no limit."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """And before this time; not set: until now."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        to_snapshot: _builtins.int | None = ...,
+        without_reporter: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_to_snapshot", b"_to_snapshot", "since", b"since", "to_snapshot", b"to_snapshot", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_to_snapshot", b"_to_snapshot", "name", b"name", "reason", b"reason", "request_id", b"request_id", "since", b"since", "to_snapshot", b"to_snapshot", "until", b"until", "without_reporter", b"without_reporter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__to_snapshot: _TypeAlias = _typing.Literal["to_snapshot"]  # noqa: Y015
+    _WhichOneofArgType__to_snapshot: _TypeAlias = _typing.Literal["_to_snapshot", b"_to_snapshot"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__to_snapshot) -> _WhichOneofReturnType__to_snapshot | None: ...
+
+Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
+
+@_typing.final
+class RollbackResponse(_message.Message):
+    """Answers Rollback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Place of the omission in the experiment's log."""
+    events: _builtins.int
+    """Reward events that are left out from now on."""
+    outcomes: _builtins.int
+    """Outcomes, corrections included, that are not learned from any more, or are learned otherwise."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        events: _builtins.int = ...,
+        outcomes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "outcomes", b"outcomes", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackResponse: _TypeAlias = RollbackResponse  # noqa: Y015
+
+@_typing.final
 class GroupReport(_message.Message):
     """Traffic and reward of one group."""
 
@@ -2488,6 +2776,8 @@ class GetReportResponse(_message.Message):
     REWARD_EVENTS_FIELD_NUMBER: _builtins.int
     LATE_EVENTS_FIELD_NUMBER: _builtins.int
     OPEN_DECISIONS_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    EXPOSURES_FIELD_NUMBER: _builtins.int
     SAMPLE_RATIO_P_VALUE_FIELD_NUMBER: _builtins.int
     reward_events: _builtins.int
     """Reward events recorded."""
@@ -2495,6 +2785,10 @@ class GetReportResponse(_message.Message):
     """Of those, late ones, which did not count."""
     open_decisions: _builtins.int
     """Decisions whose outcome is still open."""
+    corrections: _builtins.int
+    """Outcomes that replaced an earlier one."""
+    exposures: _builtins.int
+    """Exposures recorded, late ones included."""
     sample_ratio_p_value: _builtins.float
     """Chance of group sizes this far from the declared shares; below 0.001 something is wrong."""
     @_builtins.property
@@ -2523,11 +2817,13 @@ class GetReportResponse(_message.Message):
         reward_events: _builtins.int = ...,
         late_events: _builtins.int = ...,
         open_decisions: _builtins.int = ...,
+        corrections: _builtins.int = ...,
+        exposures: _builtins.int = ...,
         sample_ratio_p_value: _builtins.float | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample_ratio_p_value", b"_sample_ratio_p_value", "experiment", b"experiment", "sample_ratio_p_value", b"sample_ratio_p_value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_ratio_p_value", b"_sample_ratio_p_value", "actions", b"actions", "experiment", b"experiment", "groups", b"groups", "late_events", b"late_events", "lifts", b"lifts", "open_decisions", b"open_decisions", "reward_events", b"reward_events", "sample_ratio_p_value", b"sample_ratio_p_value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample_ratio_p_value", b"_sample_ratio_p_value", "actions", b"actions", "corrections", b"corrections", "experiment", b"experiment", "exposures", b"exposures", "groups", b"groups", "late_events", b"late_events", "lifts", b"lifts", "open_decisions", b"open_decisions", "reward_events", b"reward_events", "sample_ratio_p_value", b"sample_ratio_p_value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample_ratio_p_value: _TypeAlias = _typing.Literal["sample_ratio_p_value"]  # noqa: Y015
     _WhichOneofArgType__sample_ratio_p_value: _TypeAlias = _typing.Literal["_sample_ratio_p_value", b"_sample_ratio_p_value"]  # noqa: Y015

@@ -59,6 +59,11 @@ class DecisionServiceStub:
                 request_serializer=server_dot_pb_dot_bandit__pb2.BatchRecordRewardsRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_bandit__pb2.BatchRecordRewardsResponse.FromString,
                 _registered_method=True)
+        self.ConfirmExposure = channel.unary_unary(
+                '/bandit.v1.DecisionService/ConfirmExposure',
+                request_serializer=server_dot_pb_dot_bandit__pb2.ConfirmExposureRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_bandit__pb2.ConfirmExposureResponse.FromString,
+                _registered_method=True)
         self.GetDecision = channel.unary_unary(
                 '/bandit.v1.DecisionService/GetDecision',
                 request_serializer=server_dot_pb_dot_bandit__pb2.GetDecisionRequest.SerializeToString,
@@ -104,6 +109,14 @@ class DecisionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ConfirmExposure(self, request, context):
+        """Reports that a decision was shown to its customer. Durable before it is answered. Where the
+        experiment's outcome has exposure confirmed, the window begins here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDecision(self, request, context):
         """Gives a logged decision back, with its reward events and its outcome.
         """
@@ -133,6 +146,11 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.BatchRecordRewards,
                     request_deserializer=server_dot_pb_dot_bandit__pb2.BatchRecordRewardsRequest.FromString,
                     response_serializer=server_dot_pb_dot_bandit__pb2.BatchRecordRewardsResponse.SerializeToString,
+            ),
+            'ConfirmExposure': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmExposure,
+                    request_deserializer=server_dot_pb_dot_bandit__pb2.ConfirmExposureRequest.FromString,
+                    response_serializer=server_dot_pb_dot_bandit__pb2.ConfirmExposureResponse.SerializeToString,
             ),
             'GetDecision': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDecision,
@@ -264,6 +282,33 @@ class DecisionService:
             _registered_method=True)
 
     @staticmethod
+    def ConfirmExposure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.DecisionService/ConfirmExposure',
+            server_dot_pb_dot_bandit__pb2.ConfirmExposureRequest.SerializeToString,
+            server_dot_pb_dot_bandit__pb2.ConfirmExposureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetDecision(request,
             target,
             options=(),
@@ -341,6 +386,11 @@ class ExperimentServiceStub:
                 request_serializer=server_dot_pb_dot_bandit__pb2.ListAuditEntriesRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_bandit__pb2.ListAuditEntriesResponse.FromString,
                 _registered_method=True)
+        self.Rollback = channel.unary_unary(
+                '/bandit.v1.ExperimentService/Rollback',
+                request_serializer=server_dot_pb_dot_bandit__pb2.RollbackRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_bandit__pb2.RollbackResponse.FromString,
+                _registered_method=True)
 
 
 class ExperimentServiceServicer:
@@ -403,6 +453,14 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rollback(self, request, context):
+        """Leaves out of the belief what should not have been learned. The log keeps all of it; an entry
+        of the log says what is left out, and the belief is folded again. Idempotent on request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExperimentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -445,6 +503,11 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.ListAuditEntries,
                     request_deserializer=server_dot_pb_dot_bandit__pb2.ListAuditEntriesRequest.FromString,
                     response_serializer=server_dot_pb_dot_bandit__pb2.ListAuditEntriesResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=server_dot_pb_dot_bandit__pb2.RollbackRequest.FromString,
+                    response_serializer=server_dot_pb_dot_bandit__pb2.RollbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -664,6 +727,33 @@ class ExperimentService:
             '/bandit.v1.ExperimentService/ListAuditEntries',
             server_dot_pb_dot_bandit__pb2.ListAuditEntriesRequest.SerializeToString,
             server_dot_pb_dot_bandit__pb2.ListAuditEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.ExperimentService/Rollback',
+            server_dot_pb_dot_bandit__pb2.RollbackRequest.SerializeToString,
+            server_dot_pb_dot_bandit__pb2.RollbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

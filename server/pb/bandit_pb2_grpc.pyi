@@ -50,6 +50,10 @@ class DecisionServiceStub:
     """Reports many facts. A malformed event refuses the whole batch and stores nothing; an event
     that merely can not be recorded (unknown decision, conflicting id) fails alone and says so.
     """
+    ConfirmExposure: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.ConfirmExposureRequest, _bandit_pb2.ConfirmExposureResponse]
+    """Reports that a decision was shown to its customer. Durable before it is answered. Where the
+    experiment's outcome has exposure confirmed, the window begins here.
+    """
     GetDecision: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.GetDecisionRequest, _bandit_pb2.GetDecisionResponse]
     """Gives a logged decision back, with its reward events and its outcome."""
 
@@ -74,6 +78,10 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     BatchRecordRewards: _aio.UnaryUnaryMultiCallable[_bandit_pb2.BatchRecordRewardsRequest, _bandit_pb2.BatchRecordRewardsResponse]  # type: ignore[assignment]
     """Reports many facts. A malformed event refuses the whole batch and stores nothing; an event
     that merely can not be recorded (unknown decision, conflicting id) fails alone and says so.
+    """
+    ConfirmExposure: _aio.UnaryUnaryMultiCallable[_bandit_pb2.ConfirmExposureRequest, _bandit_pb2.ConfirmExposureResponse]  # type: ignore[assignment]
+    """Reports that a decision was shown to its customer. Durable before it is answered. Where the
+    experiment's outcome has exposure confirmed, the window begins here.
     """
     GetDecision: _aio.UnaryUnaryMultiCallable[_bandit_pb2.GetDecisionRequest, _bandit_pb2.GetDecisionResponse]  # type: ignore[assignment]
     """Gives a logged decision back, with its reward events and its outcome."""
@@ -123,6 +131,16 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ConfirmExposure(
+        self,
+        request: _bandit_pb2.ConfirmExposureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bandit_pb2.ConfirmExposureResponse, _abc.Awaitable[_bandit_pb2.ConfirmExposureResponse]]:
+        """Reports that a decision was shown to its customer. Durable before it is answered. Where the
+        experiment's outcome has exposure confirmed, the window begins here.
+        """
+
+    @_abc_1.abstractmethod
     def GetDecision(
         self,
         request: _bandit_pb2.GetDecisionRequest,
@@ -155,6 +173,10 @@ class ExperimentServiceStub:
     """Reports traffic, reward and lift by group, and how single actions did."""
     ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.ListAuditEntriesRequest, _bandit_pb2.ListAuditEntriesResponse]
     """Lists administrative changes, newest first: who changed what, when and why."""
+    Rollback: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.RollbackRequest, _bandit_pb2.RollbackResponse]
+    """Leaves out of the belief what should not have been learned. The log keeps all of it; an entry
+    of the log says what is left out, and the belief is folded again. Idempotent on request_id.
+    """
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
@@ -177,6 +199,10 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """Reports traffic, reward and lift by group, and how single actions did."""
     ListAuditEntries: _aio.UnaryUnaryMultiCallable[_bandit_pb2.ListAuditEntriesRequest, _bandit_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
     """Lists administrative changes, newest first: who changed what, when and why."""
+    Rollback: _aio.UnaryUnaryMultiCallable[_bandit_pb2.RollbackRequest, _bandit_pb2.RollbackResponse]  # type: ignore[assignment]
+    """Leaves out of the belief what should not have been learned. The log keeps all of it; an entry
+    of the log says what is left out, and the belief is folded again. Idempotent on request_id.
+    """
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Defines experiments, starts and stops them, and reads their results."""
@@ -244,5 +270,15 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bandit_pb2.ListAuditEntriesResponse, _abc.Awaitable[_bandit_pb2.ListAuditEntriesResponse]]:
         """Lists administrative changes, newest first: who changed what, when and why."""
+
+    @_abc_1.abstractmethod
+    def Rollback(
+        self,
+        request: _bandit_pb2.RollbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bandit_pb2.RollbackResponse, _abc.Awaitable[_bandit_pb2.RollbackResponse]]:
+        """Leaves out of the belief what should not have been learned. The log keeps all of it; an entry
+        of the log says what is left out, and the belief is folded again. Idempotent on request_id.
+        """
 
 def add_ExperimentServiceServicer_to_server(servicer: ExperimentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

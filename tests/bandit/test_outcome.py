@@ -145,3 +145,55 @@ def test_a_reward_out_of_range_is_refused(parts: dict[str, object], field: str):
     with pytest.raises(InvalidInputError) as caught:
         Reward(**{"name": "r", **parts})  # type: ignore[arg-type]
     assert caught.value.field == field
+
+
+# --- exposure and lateness --------------------------------------------------------------
+
+
+def test_a_late_event_corrects_where_that_is_declared():
+    refund = RewardEvent("left", 1.0, NOW + 11 * SECOND)
+    told = [RewardEvent("click", 1.0, NOW + SECOND), refund]
+    assert rule().outcome(told, NOW) == 1.0
+    assert rule(late="correct").outcome(told, NOW) == -1.0
+    assert rule(late="correct", late_window=1.0).outcome(told, NOW) == -1.0
+    assert rule(late="correct", late_window=0.5).outcome(told, NOW) == 1.0
+
+
+def test_an_event_before_the_window_never_counts():
+    early = RewardEvent("click", 1.0, NOW - SECOND - 1)
+    assert rule(late="correct", silence="ignore").outcome([early], NOW) is None
+
+
+def test_the_window_runs_from_where_it_begins():
+    exposed = NOW + 8 * SECOND
+    told = [RewardEvent("click", 1.0, NOW + 15 * SECOND), RewardEvent("click", 0.5, NOW)]
+    assert rule(exposure="confirmed").outcome(told, exposed) == 1.0
+
+
+@given(at=st.integers(NOW - 30 * SECOND, NOW + 60 * SECOND), exposed=st.integers(-1, 20))
+def test_whatever_may_count_is_kept_for_the_exposure_to_come(at: int, exposed: int):
+    """No event that counts after its exposure was called late before it."""
+    confirmed = rule(exposure="confirmed", exposure_window=20.0)
+    start = NOW + exposed * SECOND
+    assert confirmed.is_exposure(start, NOW)
+    event = RewardEvent("click", 1.0, at)
+    assert confirmed.may_count(event, NOW) or not confirmed.counts(event, start)
+
+
+@pytest.mark.parametrize(
+    ("parts", "field"),
+    [
+        ({"exposure": "seen"}, "exposure"),
+        ({"exposure_window": 5.0}, "exposure_window"),
+        ({"exposure": "confirmed", "exposure_window": 0.0}, "exposure_window"),
+        ({"exposure": "confirmed", "exposure_window": math.nan}, "exposure_window"),
+        ({"late": "drop"}, "late"),
+        ({"late_window": 5.0}, "late_window"),
+        ({"late": "correct", "late_window": -1.0}, "late_window"),
+        ({"late": "correct", "late_window": math.inf}, "late_window"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(parts: dict[str, object], field: str):
+    with pytest.raises(InvalidInputError) as caught:
+        rule(**parts)
+    assert caught.value.field == field

@@ -16,6 +16,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,6 +87,12 @@ def target(peer: Peer) -> Target:
         "DecisionService/BatchDecide": pb.BatchDecideRequest(requests=[decide]),
         "DecisionService/RecordReward": reward,
         "DecisionService/BatchRecordRewards": pb.BatchRecordRewardsRequest(events=[reward]),
+        "DecisionService/ConfirmExposure": pb.ConfirmExposureRequest(
+            experiment="target",
+            decision_id=one,
+            event_id="fresh",
+            exposed_at=Timestamp(seconds=1_700_000_000),
+        ),
         "DecisionService/GetDecision": pb.GetDecisionRequest(experiment="target", decision_id=one),
         "ExperimentService/CreateExperiment": pb.CreateExperimentRequest(
             spec=ParseDict(FULL, pb.ExperimentSpec()), request_id="fresh"
@@ -97,6 +104,15 @@ def target(peer: Peer) -> Target:
         "ExperimentService/ArchiveExperiment": pb.ArchiveExperimentRequest(name="nobody"),
         "ExperimentService/GetReport": pb.GetReportRequest(name="target"),
         "ExperimentService/ListAuditEntries": pb.ListAuditEntriesRequest(page_size=5),
+        "ExperimentService/Rollback": pb.RollbackRequest(
+            name="target",
+            to_snapshot=0,
+            without_reporter="somebody",
+            since=Timestamp(seconds=1_600_000_000),
+            until=Timestamp(seconds=1_700_000_000),
+            reason="a test",
+            request_id="fresh",
+        ),
     }
     assert set(valid) == set(REQUESTS)
     return Target(peer, one, valid)

@@ -10,10 +10,10 @@ import pytest
 from bandit import encoding
 from bandit.errors import CorruptionError
 from bandit.posterior import Posterior
-from server import catalogue, storage
+from server import catalogue, lessons
 from server.app import Server
 from server.audit import Findings, audit
-from server.learner import rows_of
+from server.lessons import rows_of
 from server.pb import bandit_pb2 as pb
 from tests.server.harness import START, Clock, Peer, decide_request, eventually, reward_request
 
@@ -52,7 +52,8 @@ def from_scratch(peer: Peer, name: str, to: int) -> bytes:
     live = peer.live(name)
     posterior = live.experiment.prior()
     with peer.server.database.reader.connect() as connection:
-        entries = storage.unlearned(connection, live.id, 0, 100_000)
+        rule = live.experiment.spec.outcome
+        entries = lessons.read(connection, live.id, rule, after=0, limit=100_000).rows
     for entry in entries:
         if entry.seq <= to:
             live.experiment.learn(

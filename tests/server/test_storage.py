@@ -14,10 +14,11 @@ from bandit import spec_file
 from bandit.decision import Reason
 from bandit.errors import BanditError, ConflictError, NotFoundError
 from bandit.outcome import OutcomeRule, Reward
-from server import catalogue, storage
+from server import catalogue, ledger, lessons, storage
 from server.database import Database
-from server.schema import decisions, experiments, outcomes, reward_events
-from server.storage import Closed, DecisionRow, EventRow, Logged, Recorded
+from server.ledger import Closed
+from server.schema import ENTRIES, decisions, experiments, outcomes
+from server.storage import DecisionRow, EventRow, Logged, Recorded
 from tests.server.harness import Store
 
 SECOND = 1_000_000
@@ -106,13 +107,13 @@ def record(
     connection: Connection, experiment: int, *events: EventRow, rule: OutcomeRule = RULE
 ) -> list[Recorded | BanditError]:
     now = max(e.received_at for e in events)
-    return storage.append_events(connection, experiment, rule, events, now)
+    return ledger.append_events(connection, experiment, rule, events, now)
 
 
 def sequence(connection: Connection, experiment: int) -> list[int]:
     """Every place that is taken, over all kinds of entries."""
     found: list[int] = []
-    for table in (decisions, reward_events, outcomes):
+    for table in ENTRIES:
         chosen = select(table.c.seq).where(table.c.experiment_id == experiment)
         found += connection.execute(chosen).scalars()
     return sorted(found)
@@ -156,7 +157,7 @@ def test_any_history_is_dense(database: Database, history: list[tuple], data: st
                     record(connection, experiment, *told)
             else:
                 now += what * SECOND
-                storage.close_due(connection, experiment, RULE, now)
+                ledger.close_due(connection, experiment, RULE, now)
             assert all(is_dense(connection, i) for i in ids)
         for i in ids:
             settled = connection.execute(
@@ -285,7 +286,8 @@ def test_a_terminal_event_closes_the_outcome(connection: Connection, one: int):
     assert [click.late, buy.late, after.late] == [False, False, True]
     assert [click.seq, buy.seq, after.seq] == [2, 3, 5]
     assert storage.find_outcome(connection, one, 1) == 41.0
-    assert [(e.seq, e.value) for e in storage.unlearned(connection, one, 0, 9)] == [(4, 41.0)]
+    learned = lessons.read(connection, one, RULE, after=0)
+    assert [(e.seq, e.value) for e in learned.rows] == [(4, 41.0)]
 
 
 def test_a_second_terminal_event_is_late(connection: Connection, one: int):
@@ -319,24 +321,24 @@ def test_the_window_and_the_early_tolerance_are_inclusive(
 def test_close_due_settles_in_log_order(connection: Connection, one: int):
     decide(connection, one, *(row(f"r{i}", at=i * SECOND) for i in range(4)))
     record(connection, one, event("e", "r1", at=2 * SECOND))
-    assert storage.close_due(connection, one, RULE, 10 * SECOND - 1) == Closed(0, 0, 10 * SECOND)
-    assert storage.close_due(connection, one, RULE, 12 * SECOND) == Closed(3, 3, 13 * SECOND)
+    assert ledger.close_due(connection, one, RULE, 10 * SECOND - 1) == Closed(0, 0, 10 * SECOND)
+    assert ledger.close_due(connection, one, RULE, 12 * SECOND) == Closed(3, 3, 13 * SECOND)
     assert [storage.find_outcome(connection, one, i) for i in range(1, 5)] == [0.0, 1.0, 0.0, None]
-    assert storage.close_due(connection, one, RULE, 99 * SECOND).settled == 1
-    assert storage.close_due(connection, one, RULE, 99 * SECOND) == Closed(0, 0, None)
+    assert ledger.close_due(connection, one, RULE, 99 * SECOND).settled == 1
+    assert ledger.close_due(connection, one, RULE, 99 * SECOND) == Closed(0, 0, None)
     assert is_dense(connection, one)
 
 
 def test_close_due_goes_on_where_its_limit_stopped(connection: Connection, one: int):
     decide(connection, one, *(row(f"r{i}") for i in range(5)))
-    found = [storage.close_due(connection, one, RULE, 11 * SECOND, limit=2) for _ in range(3)]
+    found = [ledger.close_due(connection, one, RULE, 11 * SECOND, limit=2) for _ in range(3)]
     assert [closed.settled for closed in found] == [2, 2, 1]
     assert sequence(connection, one) == list(range(1, 11))
 
 
 def test_events_after_the_close_are_late_and_change_nothing(connection: Connection, one: int):
     decide(connection, one, row("a"))
-    storage.close_due(connection, one, RULE, 11 * SECOND)
+    ledger.close_due(connection, one, RULE, 11 * SECOND)
     [late] = record(connection, one, event("e", "a", name="buy", at=5 * SECOND))
     assert late.late
     assert storage.find_outcome(connection, one, 1) == 0.0
@@ -345,14 +347,14 @@ def test_events_after_the_close_are_late_and_change_nothing(connection: Connecti
 def test_what_a_terminal_event_closed_is_not_closed_again(connection: Connection, one: int):
     decide(connection, one, row("a"), row("b"))
     record(connection, one, event("e", "a", name="buy", value=7.0))
-    assert storage.close_due(connection, one, RULE, 11 * SECOND)[:2] == (2, 1)
+    assert ledger.close_due(connection, one, RULE, 11 * SECOND)[:2] == (2, 1)
     assert storage.find_outcome(connection, one, 1) == 7.0
 
 
 def test_ignored_silence_leaves_no_outcome_but_closes(connection: Connection, one: int):
     decide(connection, one, row("a"), row("b"))
     record(connection, one, event("e1", "b"), rule=SILENT)
-    assert storage.close_due(connection, one, SILENT, 11 * SECOND)[:2] == (2, 1)
+    assert ledger.close_due(connection, one, SILENT, 11 * SECOND)[:2] == (2, 1)
     [late] = record(connection, one, event("e2", "a", name="buy", at=5 * SECOND), rule=SILENT)
     assert late.late
     assert storage.find_outcome(connection, one, 1) is None
@@ -364,9 +366,13 @@ def test_ignored_silence_leaves_no_outcome_but_closes(connection: Connection, on
 def test_only_what_was_chosen_is_learned(connection: Connection, one: int, reason: Reason):
     decide(connection, one, row("a", reason=reason), row("b", reason=reason))
     record(connection, one, event("e", "a", name="buy"))
-    storage.close_due(connection, one, RULE, 11 * SECOND)
-    learned = storage.unlearned(connection, one, 0, 9)
-    assert len(learned) == (2 if reason in (Reason.POLICY, Reason.RANDOM_GROUP) else 0)
+    ledger.close_due(connection, one, RULE, 11 * SECOND)
+    learned = lessons.read(connection, one, RULE, after=0)
+    assert (
+        len(learned.rows)
+        == learned.read
+        == (2 if reason in (Reason.POLICY, Reason.RANDOM_GROUP) else 0)
+    )
     assert storage.find_outcome(connection, one, 1) == 1.0
 
 
@@ -389,6 +395,6 @@ def test_places_are_taken_in_the_transaction(store: Store, tmp_path: Path):
 
 def test_a_clock_that_ran_fast_holds_nobody_up(connection: Connection, one: int):
     decide(connection, one, row("a", at=50 * SECOND), row("b", at=0))
-    assert storage.close_due(connection, one, RULE, 9 * SECOND) == Closed(0, 0, 10 * SECOND)
-    assert storage.close_due(connection, one, RULE, 11 * SECOND).settled == 2
+    assert ledger.close_due(connection, one, RULE, 9 * SECOND) == Closed(0, 0, 10 * SECOND)
+    assert ledger.close_due(connection, one, RULE, 11 * SECOND).settled == 2
     assert is_dense(connection, one)
