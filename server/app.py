@@ -6,8 +6,9 @@ import threading
 from ipaddress import ip_address
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
-from bandit.errors import InvalidInputError
+from bandit.errors import BanditError, InvalidInputError
 from bandit.rng import keyed
 from bandit.warm_up import warm_up
 from server import catalogue
@@ -48,6 +49,8 @@ class Server:
         try:
             with self.database.writer.begin() as connection:
                 check_secret(connection, secret)
+                epoch = catalogue.begin_epoch(connection)
+            self.database.writer.update_execution_options(epoch=epoch)
             self.live = Live(secret, clock)
             with self.database.reader.connect() as connection:
                 self.live.load(connection)
@@ -84,8 +87,17 @@ class Server:
     def _tell_health(self, is_healthy: bool) -> None:  # noqa: FBT001
         """Let health checks know that writes fail, or work again."""
         log.warning("writes %s", "work again" if is_healthy else "fail")
+        if is_healthy:
+            self._hold_again()
         if self._is_open:
             self._transport.set_serving(is_serving=is_healthy)
+
+    def _hold_again(self) -> None:
+        """Take back the lock that went with the connection to the database."""
+        try:
+            self.database.hold()
+        except (BanditError, SQLAlchemyError) as error:
+            log.error("this server no longer holds its database: %s", error)  # noqa: TRY400
 
     def stop(self) -> None:
         """Drain: refuse new requests, finish those under way, write what waits, close.

@@ -77,7 +77,7 @@ def add_experiment(  # noqa: PLR0913
         "revision": 1,
         "created_at": now,
         "next_seq": 1,
-        "epoch": 1,
+        "epoch": int(fact(connection, "epoch") or 1),
         "closed_seq": 0,
     }
     return connection.execute(insert(experiments).returning(experiments), row).one()
@@ -177,3 +177,11 @@ def set_fact(connection: Connection, name: str, value: str) -> None:
     changed = connection.execute(update(facts).where(facts.c.name == name).values(value=value))
     if changed.rowcount == 0:
         connection.execute(insert(facts), {"name": name, "value": value})
+
+
+def begin_epoch(connection: Connection) -> int:
+    """Begin the reign of a new server: whoever appends with an earlier epoch is refused."""
+    epoch = int(fact(connection, "epoch") or 1) + 1
+    set_fact(connection, "epoch", str(epoch))
+    connection.execute(update(experiments).values(epoch=epoch))
+    return epoch

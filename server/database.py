@@ -25,6 +25,13 @@ from bandit.errors import (
 )
 
 _LOCK_KEY = 0x62616E646974  # "bandit"
+_PATIENCE = {
+    "statement_timeout": 60_000,
+    "lock_timeout": 30_000,
+    "idle_in_transaction_session_timeout": 60_000,
+}
+"""Milliseconds after which PostgreSQL ends what hangs, so that its locks hold up nobody."""
+_READ_ONLY = {"postgresql_readonly": True}
 _DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
 
 
@@ -62,7 +69,7 @@ class Database:
                 self.writer = _engine(self.url, pool=StaticPool if path else None, write=True)
                 with self.writer.begin() as connection:
                     _migrate(connection)
-                self._hold()
+                self.hold()
             self.reader = _engine(self.url, pool=None, write=False)
             with self.reader.connect() as connection:
                 _check_revision(connection)
@@ -73,20 +80,41 @@ class Database:
             self.close()
             raise
 
-    def _hold(self) -> None:
-        """Keep a second server off a PostgreSQL database for as long as this one lives."""
+    def hold(self) -> None:
+        """Keep a second server off a PostgreSQL database, or look whether that is still so.
+
+        Notes
+        -----
+        The lock lives as long as its connection. Whoever loses both and writes on is fenced
+        by the epoch of the server that came meanwhile (``catalogue.begin_epoch``).
+
+        Raises
+        ------
+        UnavailableError
+            If another server holds it.
+        """
         if self.url.get_backend_name() != "postgresql":
             return
+        try:
+            if self._held is not None and self._held.exec_driver_sql("SELECT 1").scalar_one():
+                return
+        except DBAPIError:
+            self._let_go()
         self._held = self.writer.connect().execution_options(isolation_level="AUTOCOMMIT")
         got = self._held.exec_driver_sql(f"SELECT pg_try_advisory_lock({_LOCK_KEY})").scalar_one()
         if not got:
+            self._let_go()
             raise UnavailableError("another server holds this database", field="database")
 
-    def close(self) -> None:
-        """Close every connection and give up the lock."""
+    def _let_go(self) -> None:
         if self._held is not None:
             self._held.invalidate()
             self._held.close()
+            self._held = None
+
+    def close(self) -> None:
+        """Close every connection and give up the lock."""
+        self._let_go()
         for name in ("reader", "writer"):
             engine: Engine | None = getattr(self, name, None)
             if engine is not None:
@@ -143,7 +171,7 @@ def _locked(path: Path) -> FileLock:
 
 def _engine(url: URL, *, pool: type[Pool] | None, write: bool) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=16, hide_parameters=True)
+        return _postgresql_engine(url, write=write)
     arguments = {"check_same_thread": False, "timeout": 5.0, "isolation_level": None}
     sizes = {} if pool is not None else {"pool_size": 16, "max_overflow": 64}
     engine = create_engine(
@@ -161,6 +189,31 @@ def _engine(url: URL, *, pool: type[Pool] | None, write: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: URL, *, write: bool) -> Engine:
+    """Give an engine: its readers see one moment, its writers do not wait for ever."""
+    reading = {"isolation_level": "REPEATABLE READ", "execution_options": _READ_ONLY}
+    engine = create_engine(
+        url, pool_pre_ping=True, pool_size=16, hide_parameters=True, **({} if write else reading)
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:  # noqa: ANN401  psycopg.Connection
+        if not write:
+            return
+        for name, milliseconds in _PATIENCE.items():
+            connection.execute(f"SET {name} = {milliseconds}")
+        for name in ("fsync", "full_page_writes"):
+            (found,) = connection.execute(f"SHOW {name}").fetchone()
+            if found != "on":
+                raise UnavailableError(f"PostgreSQL runs with {name} = {found}, needed is on")
+        (found,) = connection.execute("SHOW synchronous_commit").fetchone()
+        if found == "off":  # stricter settings are kept
+            connection.execute("SET synchronous_commit = on")
+        connection.commit()
 
     return engine
 

@@ -12,7 +12,7 @@ from sqlalchemy import and_, bindparam, insert, select, update
 from sqlalchemy.engine import Connection
 
 from bandit.decision import Reason
-from bandit.errors import BanditError, ConflictError, NotFoundError
+from bandit.errors import BanditError, ConflictError, NotFoundError, UnavailableError
 from bandit.outcome import OutcomeRule
 from bandit.outcome import RewardEvent as Event
 from server.prepared import Prepared
@@ -26,6 +26,13 @@ _TAKE = Prepared(
     .values(next_seq=experiments.c.next_seq + bindparam("n"))
     .returning(experiments.c.next_seq),
     ["n", "the_id"],
+)
+_TAKE_FENCED = Prepared(
+    update(experiments)
+    .where(experiments.c.id == bindparam("the_id"), experiments.c.epoch <= bindparam("mine"))
+    .values(next_seq=experiments.c.next_seq + bindparam("n"))
+    .returning(experiments.c.next_seq),
+    ["n", "the_id", "mine"],
 )
 _INSERT_DECISION = Prepared(insert(decisions), decisions.c.keys())
 _INSERT_EVENT = Prepared(insert(reward_events), reward_events.c.keys())
@@ -89,15 +96,32 @@ class Closed(NamedTuple):
 def take_seq(connection: Connection, experiment_id: int, n: int) -> int:
     """Take ``n`` places of an experiment's log; give the first.
 
+    A connection with the execution option ``epoch`` takes none once a server with a later
+    epoch has begun: a writer that was cut off and comes back can not append.
+
     Raises
     ------
     NotFoundError
         If the experiment is gone.
+    UnavailableError
+        If the connection's epoch is over.
     """
-    taken = _TAKE.execute(connection, [(n, experiment_id)]).scalar_one_or_none()
-    if taken is None:
+    epoch = connection.get_execution_options().get("epoch")
+    if epoch is None:
+        taken = _TAKE.execute(connection, [(n, experiment_id)]).scalar_one_or_none()
+    else:
+        fenced = _TAKE_FENCED.execute(connection, [(n, experiment_id, epoch)])
+        taken = fenced.scalar_one_or_none()
+    if taken is not None:
+        return int(taken) - n
+    here = select(experiments.c.epoch).where(experiments.c.id == experiment_id)
+    now = connection.execute(here).scalar_one_or_none()
+    if now is None:
         raise NotFoundError(f"no experiment {experiment_id}")
-    return int(taken) - n
+    raise UnavailableError(
+        f"another server has taken over this database (epoch {now}, here {epoch}); "
+        "this one writes no more"
+    )
 
 
 def append_decisions(
@@ -136,8 +160,8 @@ def merge_decisions(
 
     A job with a conflict is refused whole, and nothing of it is stored.
     """
+    seq = _next_seq(connection, experiment_id)  # first: who commits now has committed after it
     known = _known_decisions(connection, experiment_id, [r.request_id for j in jobs for r in j])
-    seq = _next_seq(connection, experiment_id)
     fresh: list[DecisionRow] = []
     results: list[list[Logged] | BanditError] = []
     for job in jobs:

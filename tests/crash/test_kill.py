@@ -154,11 +154,13 @@ def running(tmp_path: Path) -> Iterator[list[LocalServer]]:
     servers[-1].stop()
 
 
-def examine(database: str, look: Callable[..., None]) -> Findings:
+def examine(
+    database: str, look: Callable[..., None], *, secret_file: Path | None = None
+) -> Findings:
     """Look at the log of a server that has ended; give what the audit finds."""
     opened = Database(database, read_only=True)
     try:
-        live = Live(load_secret(Settings(database=database)))
+        live = Live(load_secret(Settings(database=database, secret_file=secret_file)))
         with opened.reader.connect() as connection:
             live.load(connection)
             [one] = live.entries()
@@ -168,7 +170,7 @@ def examine(database: str, look: Callable[..., None]) -> Findings:
         opened.close()
 
 
-def check(database: str, journals: list[Journal]) -> Findings:
+def check(database: str, journals: list[Journal], *, secret_file: Path | None = None) -> Findings:
     """Expect all that was acknowledged in the log, exactly once and as it was answered."""
     decided = [fields for journal in journals for fields in journal.read("D")]
     told = [event for journal in journals for [event] in journal.read("E")]
@@ -189,7 +191,7 @@ def check(database: str, journals: list[Journal]) -> Findings:
         assert len({request for request, *_ in decided}) == len(decided)
         assert set(told) <= storage.logged_ids(connection, experiment).events
 
-    return examine(database, look)
+    return examine(database, look, secret_file=secret_file)
 
 
 def test_killed_again_and_again(
