@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice
 from uuid import UUID
 
-import numpy as np
-from sqlalchemy import func, select, union
+from sqlalchemy import func, select, union_all
 from sqlalchemy.engine import Connection
 
 from bandit import encoding
@@ -14,9 +13,9 @@ from bandit.decision import Reason
 from bandit.experiment import Question
 from bandit.posterior import Posterior
 from bandit.snapshot import Snapshot
-from server import catalogue, storage
+from server import catalogue, retention, storage
 from server.convert import read_exclusions
-from server.learner import FOLD_ROWS, rows_of, times_of
+from server.learner import rows_of
 from server.live import LiveExperiment
 from server.schema import AnyRow, decisions, experiments, outcomes, reward_events
 
@@ -30,6 +29,8 @@ class Findings:
 
     Attributes
     ----------
+    start
+        Place of the base that retention left: what is before it was believed. 0: nothing was.
     entries, decisions, events, outcomes, snapshots
         How many there are.
     repeated
@@ -39,6 +40,7 @@ class Findings:
     """
 
     name: str
+    start: int = 0
     entries: int = 0
     decisions: int = 0
     events: int = 0
@@ -65,12 +67,16 @@ def audit(
     O(log entries); memory is bounded by a batch of rows.
     """
     found = Findings(live.experiment.spec.name)
+    base = retention.base(connection, live)
+    found.start = base.seq if base is not None else 0
     _check_sequence(connection, live, found)
     _check_outcomes(connection, live, found)
     decided = groupby(storage.by_snapshot(connection, live.id), lambda row: row.snapshot_version)
     waiting = next(decided, None) if again else None
     done = 0
-    for posterior, version in _refold(connection, live, found):
+    for posterior, version in _refold(connection, live, base, found):
+        while base is not None and waiting is not None and waiting[0] < version:
+            waiting = next(decided, None)  # older than the base: what decided them was dropped
         if waiting is not None and waiting[0] == version:
             snapshot = live.experiment.publish(posterior, version=version)
             for rows in _batches(waiting[1]):
@@ -85,29 +91,29 @@ def audit(
 
 
 def _check_sequence(connection: Connection, live: LiveExperiment, found: Findings) -> None:
+    tables = (decisions, reward_events, outcomes)
     counts = []
-    for table in (decisions, reward_events, outcomes):
-        columns = (func.count(), func.min(table.c.seq), func.max(table.c.seq))
-        chosen = select(*columns).where(table.c.experiment_id == live.id)
-        counts.append(connection.execute(chosen).one())
-    found.decisions, found.events, found.outcomes = (int(c[0]) for c in counts)
-    found.entries = sum(int(c[0]) for c in counts)
+    for table in tables:
+        chosen = select(func.count()).where(table.c.experiment_id == live.id)
+        counts.append(int(connection.execute(chosen).scalar_one()))
+    found.decisions, found.events, found.outcomes = counts
+    found.entries = sum(counts)
+    places = union_all(
+        *(
+            select(table.c.seq).where(table.c.experiment_id == live.id, table.c.seq > found.start)
+            for table in tables
+        )
+    ).subquery()
+    seq = places.c.seq
+    columns = (func.count(), func.count(seq.distinct()), func.min(seq), func.max(seq))
+    entries, distinct, low, high = connection.execute(select(*columns)).one()
     next_seq = connection.execute(
         select(experiments.c.next_seq).where(experiments.c.id == live.id)
     ).scalar_one()
-    every = union(
-        *(
-            select(table.c.seq).where(table.c.experiment_id == live.id)
-            for table in (decisions, reward_events, outcomes)
-        )
-    )
-    distinct = connection.execute(select(func.count()).select_from(every.subquery())).scalar_one()
-    ends = [c[1:] for c in counts if c[0]]
-    low, high = min((e[0] for e in ends), default=1), max((e[1] for e in ends), default=0)
-    dense = distinct == found.entries and low == 1 and high == found.entries == next_seq - 1
-    if found.entries and not dense:
+    dense = distinct == entries == next_seq - 1 - found.start
+    if entries and not (dense and low == found.start + 1 and high == next_seq - 1):
         found.problems.append(
-            f"the sequence is not dense: {found.entries} entries, {distinct} places, "
+            f"the sequence is not dense: {entries} entries, {distinct} places, "
             f"from {low} to {high}, next is {next_seq}"
         )
 
@@ -132,30 +138,19 @@ def _check_outcomes(connection: Connection, live: LiveExperiment, found: Finding
 
 
 def _refold(
-    connection: Connection, live: LiveExperiment, found: Findings
+    connection: Connection, live: LiveExperiment, base: Posterior | None, found: Findings
 ) -> Iterator[tuple[Posterior, int]]:
-    """Fold the log from scratch; stop at every snapshot and compare. The prior is version 0."""
-    posterior = live.experiment.prior()
-    yield posterior, 0
+    """Fold the log from its start; stop at every snapshot and compare. The prior is version 0."""
+    posterior = base or live.experiment.prior()
+    if base is None:
+        yield posterior, 0
     for row in catalogue.list_snapshots(connection, live.id):
+        if row.seq < found.start:
+            continue
         found.snapshots += 1
-        while posterior.seq < row.seq:
-            entries = [
-                entry
-                for entry in storage.unlearned(connection, live.id, posterior.seq, FOLD_ROWS)
-                if entry.seq <= row.seq
-            ]
-            if not entries:
-                found.problems.append(f"no outcome at {row.seq}, where snapshot {row.version} ends")
-                return
-            live.experiment.learn(
-                posterior,
-                rows_of([entry.context for entry in entries]),
-                [entry.action for entry in entries],
-                np.array([entry.value for entry in entries]),
-                times=times_of(entries),
-                seq=entries[-1].seq,
-            )
+        if retention.fold(connection, live, posterior, row.seq) is None:
+            found.problems.append(f"no outcome at {row.seq}, where snapshot {row.version} ends")
+            return
         data = encoding.to_bytes(posterior)
         if encoding.digest(data) != row.digest or posterior.count != row.outcomes:
             found.problems.append(f"snapshot {row.version} is not the fold of the log to {row.seq}")

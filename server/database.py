@@ -42,6 +42,9 @@ class Database:
     ----------
     url
         Any SQLAlchemy URL, such as ``sqlite:///bandit.db`` or ``postgresql+psycopg://...``.
+    beside
+        Open for short writes beside a running server: on PostgreSQL neither lock nor migration.
+        SQLite takes one writing process, so that there is no beside.
     read_only
         Open for ``verify`` and ``export`` beside a running server: no lock, no migration.
 
@@ -55,7 +58,7 @@ class Database:
         If the file is no database, or its schema is newer than this release.
     """
 
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
+    def __init__(self, url: str, *, read_only: bool = False, beside: bool = False) -> None:
         self.url = check_url(url)
         self._lock: FileLock | None = None
         self._held: Connection | None = None
@@ -67,9 +70,10 @@ class Database:
         try:
             if not read_only:
                 self.writer = _engine(self.url, pool=StaticPool if path else None, write=True)
-                with self.writer.begin() as connection:
-                    _migrate(connection)
-                self.hold()
+                if path is not None or not beside:
+                    with self.writer.begin() as connection:
+                        migrate(connection)
+                    self.hold()
             self.reader = _engine(self.url, pool=None, write=False)
             with self.reader.connect() as connection:
                 _check_revision(connection)
@@ -236,7 +240,14 @@ def _config() -> Config:
     return config
 
 
-def _migrate(connection: Connection) -> None:
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Bring the schema to a revision, forwards only.
+
+    Raises
+    ------
+    CorruptionError
+        If the database is damaged, or its schema newer than this release.
+    """
     if connection.dialect.name == "sqlite":
         verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
         if verdict != "ok":
@@ -247,7 +258,7 @@ def _migrate(connection: Connection) -> None:
     _check_revision(connection, may_be_old=True)
     config = _config()
     config.attributes["connection"] = connection
-    alembic.command.upgrade(config, "head")
+    alembic.command.upgrade(config, revision)
 
 
 def _check_revision(connection: Connection, *, may_be_old: bool = False) -> None:

@@ -124,3 +124,14 @@ snapshots = Table(
     Column("posterior", LargeBinary),
 )
 """Every publication keeps its digest; only the newest keep the posterior itself."""
+
+bases = Table(
+    "bases",
+    metadata,
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("posterior", LargeBinary, nullable=False),
+)
+"""After entries were dropped: the place from which the log is whole, and the fold up to it."""

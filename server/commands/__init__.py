@@ -9,7 +9,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from bandit.errors import BanditError
-from server.commands import decisions, demo, experiments, export, replay, serve, verify
+from server.commands import decisions, demo, experiments, export, replay, retain, serve, verify
 from server.database import storage_error
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.command("decide")(decisions.decide)
 app.command("reward")(decisions.reward)
 app.command("replay")(replay.replay)
 app.command("verify")(verify.verify)
+app.command("retain")(retain.retain)
 app.command("export")(export.export)
 
 
