@@ -8,14 +8,14 @@ reader that has seen n has seen everything before.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, insert, select, update
+from sqlalchemy import and_, bindparam, select, update
 from sqlalchemy.engine import Connection
 
 from bandit.decision import Reason
 from bandit.errors import BanditError, ConflictError, NotFoundError, UnavailableError
 from bandit.outcome import OutcomeRule
 from bandit.outcome import RewardEvent as Event
-from server.prepared import Prepared
+from server.prepared import Append, Prepared
 from server.schema import AnyRow, decisions, experiments, outcomes, reward_events
 
 LEARNED_REASONS = (Reason.POLICY, Reason.RANDOM_GROUP)
@@ -34,9 +34,9 @@ _TAKE_FENCED = Prepared(
     .returning(experiments.c.next_seq),
     ["n", "the_id", "mine"],
 )
-_INSERT_DECISION = Prepared(insert(decisions), decisions.c.keys())
-_INSERT_EVENT = Prepared(insert(reward_events), reward_events.c.keys())
-_INSERT_OUTCOME = Prepared(insert(outcomes), outcomes.c.keys())
+_INSERT_DECISION = Append(decisions)
+_INSERT_EVENT = Append(reward_events)
+_INSERT_OUTCOME = Append(outcomes)
 
 
 class DecisionRow(NamedTuple):

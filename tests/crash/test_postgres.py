@@ -15,6 +15,7 @@ import grpc
 import psycopg
 import pytest
 from sqlalchemy import Engine, event, select, text
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from bandit.errors import UnavailableError
@@ -261,6 +262,27 @@ def test_who_writes_again_without_looking_writes_twice(
         "in question is there 2 times",
         "beside it is there 2 times",
     ]
+
+
+def test_a_backend_killed_before_its_rows_is_looked_up(
+    mortal: PostgresServer, writing: Writing, monkeypatch: pytest.MonkeyPatch
+):
+    """The connection breaks in the append itself: the error is known for what it is."""
+    take, pids = storage.take_seq, []
+    control = mortal.connect()
+
+    def killed(connection: Connection, experiment_id: int, n: int) -> int:
+        first = take(connection, experiment_id, n)
+        if not pids:
+            pids.append(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+            control.execute("SELECT pg_terminate_backend(%s, 10000)", pids)
+        return first
+
+    monkeypatch.setattr(storage, "take_seq", killed)
+    assert writing.append("a", "b") == [1, 2]
+    assert len(pids) == 1
+    assert problems(writing.database, ["a", "b"]) == []
+    control.close()
 
 
 def test_a_call_that_was_cut_is_refused(mortal: PostgresServer, writing: Writing):
