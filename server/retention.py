@@ -171,8 +171,13 @@ def drop(
         (outcomes, outcomes.c.decision_seq),
         (decisions, decisions.c.seq),
     ):
-        gone = delete(table).where(table.c.experiment_id == experiment_id, column.in_(found))
-        entries += connection.execute(gone).rowcount if found else 0
+        if found:
+            gone = delete(table).where(
+                table.c.experiment_id == experiment_id,
+                column.between(found[0], found[-1]),  # a range of the key, whatever is planned
+                column.in_(found),
+            )
+            entries += connection.execute(gone).rowcount
     return Dropped(len(found), entries, found[-1] if len(found) == limit else None)
 
 
