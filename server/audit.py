@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice
 from uuid import UUID
 
-from sqlalchemy import func, select, union
+from sqlalchemy import func, select, union_all
 from sqlalchemy.engine import Connection
 
 from bandit import encoding
@@ -14,11 +14,10 @@ from bandit.experiment import Question
 from bandit.outcome import OutcomeRule, RewardEvent
 from bandit.posterior import Posterior
 from bandit.snapshot import Snapshot
-from server import catalogue, ledger, lessons, omissions, storage
+from server import catalogue, ledger, retention, storage
 from server.convert import read_exclusions
 from server.lessons import rows_of
 from server.live import LiveExperiment
-from server.omissions import Omission
 from server.schema import ENTRIES, AnyRow, experiments
 
 BATCH = 1_000
@@ -31,6 +30,8 @@ class Findings:
 
     Attributes
     ----------
+    start
+        Place of the base that retention left: what is before it was believed. 0: nothing was.
     entries, decisions, exposures, events, outcomes, omissions, snapshots
         How many there are.
     repeated
@@ -40,6 +41,7 @@ class Findings:
     """
 
     name: str
+    start: int = 0
     entries: int = 0
     decisions: int = 0
     exposures: int = 0
@@ -68,12 +70,16 @@ def audit(
     O(log entries); memory is bounded by a batch of rows.
     """
     found = Findings(live.experiment.spec.name)
+    base = retention.base(connection, live)
+    found.start = base.seq if base is not None else 0
     _check_sequence(connection, live, found)
     _check_outcomes(connection, live, found)
     decided = groupby(storage.by_snapshot(connection, live.id), lambda row: row.snapshot_version)
     waiting = next(decided, None) if again else None
     done = 0
-    for posterior, version in _refold(connection, live, found):
+    for posterior, version in _refold(connection, live, base, found):
+        while base is not None and waiting is not None and waiting[0] < version:
+            waiting = next(decided, None)  # older than the base: what decided them was dropped
         if waiting is not None and waiting[0] == version:
             snapshot = live.experiment.publish(posterior, version=version)
             for rows in _batches(waiting[1]):
@@ -90,26 +96,26 @@ def audit(
 def _check_sequence(connection: Connection, live: LiveExperiment, found: Findings) -> None:
     counts = []
     for table in ENTRIES:
-        columns = (func.count(), func.min(table.c.seq), func.max(table.c.seq))
-        chosen = select(*columns).where(table.c.experiment_id == live.id)
-        counts.append(connection.execute(chosen).one())
-    found.decisions, found.exposures, found.events, found.outcomes, found.omissions = (
-        int(c[0]) for c in counts
-    )
-    found.entries = sum(int(c[0]) for c in counts)
+        chosen = select(func.count()).where(table.c.experiment_id == live.id)
+        counts.append(int(connection.execute(chosen).scalar_one()))
+    found.decisions, found.exposures, found.events, found.outcomes, found.omissions = counts
+    found.entries = sum(counts)
+    places = union_all(
+        *(
+            select(table.c.seq).where(table.c.experiment_id == live.id, table.c.seq > found.start)
+            for table in ENTRIES
+        )
+    ).subquery()
+    seq = places.c.seq
+    columns = (func.count(), func.count(seq.distinct()), func.min(seq), func.max(seq))
+    entries, distinct, low, high = connection.execute(select(*columns)).one()
     next_seq = connection.execute(
         select(experiments.c.next_seq).where(experiments.c.id == live.id)
     ).scalar_one()
-    every = union(
-        *(select(table.c.seq).where(table.c.experiment_id == live.id) for table in ENTRIES)
-    )
-    distinct = connection.execute(select(func.count()).select_from(every.subquery())).scalar_one()
-    ends = [c[1:] for c in counts if c[0]]
-    low, high = min((e[0] for e in ends), default=1), max((e[1] for e in ends), default=0)
-    dense = distinct == found.entries and low == 1 and high == found.entries == next_seq - 1
-    if found.entries and not dense:
+    dense = distinct == entries == next_seq - 1 - found.start
+    if entries and not (dense and low == found.start + 1 and high == next_seq - 1):
         found.problems.append(
-            f"the sequence is not dense: {found.entries} entries, {distinct} places, "
+            f"the sequence is not dense: {entries} entries, {distinct} places, "
             f"from {low} to {high}, next is {next_seq}"
         )
 
@@ -164,34 +170,21 @@ def _fact(event: AnyRow) -> RewardEvent:
 
 
 def _refold(
-    connection: Connection, live: LiveExperiment, found: Findings
+    connection: Connection, live: LiveExperiment, base: Posterior | None, found: Findings
 ) -> Iterator[tuple[Posterior, int]]:
-    """Fold the log from scratch; stop at every snapshot and compare. The prior is version 0."""
-    experiment = live.experiment
-    posterior, at = experiment.prior(), 0
-    yield posterior, 0
-    every = omissions.after(connection, live.id, 0)
-    heard: list[Omission] = []
+    """Fold the log from its start; stop at every snapshot and compare. The prior is version 0."""
+    posterior = base or live.experiment.prior()
+    if base is None:
+        yield posterior, 0
     for row in catalogue.list_snapshots(connection, live.id):
+        if row.seq < found.start:
+            continue
         found.snapshots += 1
-        now = [omission for omission in every if omission.seq <= row.seq]
-        if len(now) > len(heard):
-            posterior = lessons.refold(connection, experiment, live.id, now)
-            heard, at = now, posterior.seq
-        while at < row.seq:
-            part = lessons.read(
-                *(connection, live.id, experiment.spec.outcome),
-                after=at,
-                upto=row.seq,
-                left_out=heard,
-            )
-            if not part.read:
-                break
-            lessons.learn(experiment, posterior, part.rows)
-            at = part.last
-        if posterior.seq != row.seq:
+        reached = retention.fold(connection, live, posterior, row.seq)
+        if reached is None:
             found.problems.append(f"no outcome at {row.seq}, where snapshot {row.version} ends")
             return
+        posterior = reached
         data = encoding.to_bytes(posterior)
         if encoding.digest(data) != row.digest or posterior.count != row.outcomes:
             found.problems.append(f"snapshot {row.version} is not the fold of the log to {row.seq}")

@@ -28,6 +28,13 @@ from bandit.errors import (
 from server.turn import Turn
 
 _LOCK_KEY = 0x62616E646974  # "bandit"
+_PATIENCE = {
+    "statement_timeout": 60_000,
+    "lock_timeout": 30_000,
+    "idle_in_transaction_session_timeout": 60_000,
+}
+"""Milliseconds after which PostgreSQL ends what hangs, so that its locks hold up nobody."""
+_READ_ONLY = {"postgresql_readonly": True}
 _DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
 
 
@@ -38,6 +45,9 @@ class Database:
     ----------
     url
         Any SQLAlchemy URL, such as ``sqlite:///bandit.db`` or ``postgresql+psycopg://...``.
+    beside
+        Open for short writes beside a running server: on PostgreSQL neither lock nor migration.
+        SQLite takes one writing process, so that there is no beside.
     read_only
         Open for ``verify`` and ``export`` beside a running server: no lock, no migration.
 
@@ -51,7 +61,7 @@ class Database:
         If the file is no database, or its schema is newer than this release.
     """
 
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
+    def __init__(self, url: str, *, read_only: bool = False, beside: bool = False) -> None:
         self.url = check_url(url)
         self._lock: FileLock | None = None
         self.turn = Turn()
@@ -64,8 +74,9 @@ class Database:
             if not read_only:
                 self.turn = Turn(self.url)
                 self.writer = _engine(self.url, pool=StaticPool if path else None, write=True)
-                with self.alone() as connection:
-                    _migrate(connection)
+                if path is not None or not beside:
+                    with self.alone() as connection:
+                        migrate(connection)
             self.reader = _engine(self.url, pool=None, write=False)
             with self.reader.connect() as connection:
                 _check_revision(connection)
@@ -148,7 +159,7 @@ def _locked(path: Path) -> FileLock:
 
 def _engine(url: URL, *, pool: type[Pool] | None, write: bool) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=16, hide_parameters=True)
+        return _postgresql_engine(url, write=write)
     arguments = {"check_same_thread": False, "timeout": 5.0, "isolation_level": None}
     sizes = {} if pool is not None else {"pool_size": 16, "max_overflow": 64}
     engine = create_engine(
@@ -166,6 +177,31 @@ def _engine(url: URL, *, pool: type[Pool] | None, write: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: URL, *, write: bool) -> Engine:
+    """Give an engine: its readers see one moment, its writers do not wait for ever."""
+    reading = {"isolation_level": "REPEATABLE READ", "execution_options": _READ_ONLY}
+    engine = create_engine(
+        url, pool_pre_ping=True, pool_size=16, hide_parameters=True, **({} if write else reading)
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:  # noqa: ANN401  psycopg.Connection
+        if not write:
+            return
+        for name, milliseconds in _PATIENCE.items():
+            connection.execute(f"SET {name} = {milliseconds}")
+        for name in ("fsync", "full_page_writes"):
+            (found,) = connection.execute(f"SHOW {name}").fetchone()
+            if found != "on":
+                raise UnavailableError(f"PostgreSQL runs with {name} = {found}, needed is on")
+        (found,) = connection.execute("SHOW synchronous_commit").fetchone()
+        if found == "off":  # stricter settings are kept
+            connection.execute("SET synchronous_commit = on")
+        connection.commit()
 
     return engine
 
@@ -188,7 +224,14 @@ def _config() -> Config:
     return config
 
 
-def _migrate(connection: Connection) -> None:
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Bring the schema to a revision, forwards only.
+
+    Raises
+    ------
+    CorruptionError
+        If the database is damaged, or its schema newer than this release.
+    """
     if connection.dialect.name == "sqlite":
         verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
         if verdict != "ok":
@@ -199,7 +242,7 @@ def _migrate(connection: Connection) -> None:
     _check_revision(connection, may_be_old=True)
     config = _config()
     config.attributes["connection"] = connection
-    alembic.command.upgrade(config, "head")
+    alembic.command.upgrade(config, revision)
 
 
 def _check_revision(connection: Connection, *, may_be_old: bool = False) -> None:

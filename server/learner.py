@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bandit import encoding
 from bandit.errors import BanditError, ConflictError
 from bandit.posterior import Posterior
-from server import bugs, catalogue, ledger, lessons, omissions
+from server import bugs, catalogue, ledger, lessons, omissions, retention
 from server.catalogue import Published, State
 from server.clock import Clock
 from server.database import storage_error
@@ -246,7 +246,8 @@ class Learner:
             live.experiment.spec.name,
             ", ".join(str(omission.seq) for omission in fresh),
         )
-        student.posterior = lessons.refold(connection, live.experiment, live.id, left_out)
+        start = retention.base(connection, live) or live.experiment.prior()
+        student.posterior = lessons.refold(connection, live.experiment, live.id, left_out, start)
         student.left_out, student.seen = left_out, left_out[-1].seq
         student.is_changed = True
 

@@ -242,17 +242,25 @@ def _spoilt(
 
 
 def refold(
-    connection: Connection, experiment: Experiment, experiment_id: int, left_out: list[Omission]
+    connection: Connection,
+    experiment: Experiment,
+    experiment_id: int,
+    left_out: list[Omission],
+    start: Posterior,
 ) -> Posterior:
-    """Fold the log from scratch up to the last omission's place, without what they leave out.
+    """Fold the log from a start up to the last omission's place, without what they leave out.
+
+    Parameters
+    ----------
+    start
+        The prior, or what retention left of the entries it dropped; taken over.
 
     Notes
     -----
     O(log entries). The posterior's place is the omission's, so that it is known to have heard it.
     """
-    posterior = experiment.prior()
-    last = left_out[-1].seq
-    at = 0
+    posterior, last = start, left_out[-1].seq
+    at = posterior.seq
     while True:
         found = read(
             *(connection, experiment_id, experiment.spec.outcome),

@@ -7,7 +7,9 @@ microseconds a row in parameter handling, which the write path of every decision
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import Table, insert
 from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import ClauseElement
 
 
@@ -48,3 +50,56 @@ class Prepared:
             order = None if names is None else tuple(self._names.index(name) for name in names)
             known = self._texts[dialect.name] = (str(compiled), order)
         return known
+
+
+class Append:
+    """Rows appended to a table; tuples in the order of its columns.
+
+    Notes
+    -----
+    On PostgreSQL by COPY: at 256 rows it took 17 us a row, INSERT by pipeline 42 and from
+    arrays 27, and a quarter of their work on this side; for one row it was no slower. Keys are
+    checked as by INSERT, and a row that is refused refuses all.
+    """
+
+    def __init__(self, table: Table) -> None:
+        names = table.c.keys()
+        self._insert = Prepared(insert(table), names)
+        self._copy = f"COPY {table.name} ({', '.join(names)}) FROM STDIN"
+
+    def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Append every row.
+
+        Raises
+        ------
+        sqlalchemy.exc.DBAPIError
+            As any statement does; IntegrityError for a key that is there.
+        """
+        if connection.dialect.driver != "psycopg":
+            self._insert.execute(connection, rows)
+            return
+        driven: Any = connection.connection
+        try:
+            with driven.cursor() as cursor, cursor.copy(self._copy) as copy:
+                for row in rows:
+                    copy.write_row(row)
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise _as_core(connection, driven, self._copy, error) from error
+
+
+def _as_core(connection: Connection, driven: Any, text: str, error: Any) -> BaseException:  # noqa: ANN401
+    """Turn a driver's error into the one that Core would have raised."""
+    dialect = connection.dialect
+    is_lost = dialect.is_disconnect(error, driven.dbapi_connection, None)
+    if is_lost:
+        connection.invalidate(error)
+    told: BaseException = DBAPIError.instance(
+        text,
+        None,
+        error,
+        dialect.loaded_dbapi.Error,
+        hide_parameters=True,
+        connection_invalidated=is_lost,
+        dialect=dialect,
+    )
+    return told

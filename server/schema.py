@@ -224,3 +224,14 @@ audit_log = Table(
     sqlite_with_rowid=False,
 )
 """Every administrative change, numbered from 1 in each tenant; rows are never changed."""
+
+bases = Table(
+    "bases",
+    metadata,
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("digest", LargeBinary(32), nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("posterior", LargeBinary, nullable=False),
+)
+"""After entries were dropped: the place from which the log is whole, and the fold up to it."""

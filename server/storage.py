@@ -9,12 +9,12 @@ counter, the decisions, and what others read; ``ledger.py`` appends what is repo
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, exists, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, exists, select, update
 from sqlalchemy.engine import Connection
 
 from bandit.decision import Reason
 from bandit.errors import BanditError, ConflictError, NotFoundError
-from server.prepared import Prepared
+from server.prepared import Append, Prepared
 from server.schema import AnyRow, decisions, experiments, exposures, outcomes, reward_events
 
 LEARNED_REASONS = (Reason.POLICY, Reason.RANDOM_GROUP)
@@ -26,7 +26,7 @@ _TAKE = Prepared(
     .returning(experiments.c.next_seq),
     ["n", "the_id"],
 )
-_INSERT_DECISION = Prepared(insert(decisions), decisions.c.keys())
+_INSERT_DECISION = Append(decisions)
 
 
 class DecisionRow(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from bandit.errors import BanditError, DeadlineError, UnavailableError
 from bandit.outcome import OutcomeRule
@@ -258,27 +258,55 @@ class Writer:
             if job.expires < now:
                 job.error = DeadlineError("the deadline passed before the work began")
         _decide([j for j in jobs if isinstance(j, AppendDecisions) and j.error is None])
-        sound = [job for job in jobs if job.error is None]
-        try:
-            try:
-                self._transact(sound, _append)
-            except IntegrityError:  # a request id seen before: look first, then write
-                self._transact(sound, _merge)
-            self._note(is_healthy=True)
-        except SQLAlchemyError as error:
-            log.error("%d jobs failed to commit: %s", len(jobs), cause_of(error))  # noqa: TRY400
-            for job in sound:
-                job.error = UnavailableError("the database did not take the write; try again")
-            self._note(is_healthy=False)
-        except Exception as error:  # noqa: BLE001
-            bugs.tell(log, "the writer met a bug", error)
-            for job in sound:
-                job.error = RuntimeError("internal error in the writer")
+        self._try([job for job in jobs if job.error is None])
         for job in jobs:
             try:
                 job.on_done()
             except Exception as error:  # noqa: BLE001
                 bugs.tell(log, "a caller could not be told", error)
+
+    def _try(self, jobs: list[Job[Any]]) -> None:
+        """Make jobs durable, or let each know why not."""
+        try:
+            self._store(jobs)
+            self._note(is_healthy=True)
+        except SQLAlchemyError as error:
+            log.error("%d jobs failed to commit: %s", len(jobs), cause_of(error))  # noqa: TRY400
+            for job in jobs:
+                job.error = UnavailableError("the database did not take the write; try again")
+            self._note(is_healthy=False)
+        except Exception as error:  # noqa: BLE001
+            bugs.tell(log, "the writer met a bug", error)
+            for job in jobs:
+                job.error = RuntimeError("internal error in the writer")
+
+    def _store(self, jobs: list[Job[Any]]) -> None:
+        try:
+            self._transact(jobs, _append)
+        except IntegrityError:  # a request id seen before: look first, then write
+            self._transact(jobs, _merge)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            self._note(is_healthy=False)
+            self._resolve(jobs)
+
+    def _resolve(self, jobs: list[Job[Any]]) -> None:
+        """Find out what became of a transaction whose connection broke, and write the rest.
+
+        Notes
+        -----
+        The connection may have gone before its commit or after it. So everything is looked up
+        by its id, behind the lock of the counter row: should the lost transaction still be
+        under way, we wait for its end. Nothing is stored twice. What has no id (calls) is
+        refused, and its caller looks for himself.
+        """
+        known = [job for job in jobs if not isinstance(job, Call)]
+        for job in jobs:
+            if isinstance(job, Call):
+                job.error = UnavailableError("the database went away; try again")
+        log.warning("the connection broke; looking up %d jobs", len(known))
+        self._transact(known, _merge)
 
     def _note(self, *, is_healthy: bool) -> None:
         if is_healthy != self._is_healthy:

@@ -18,6 +18,7 @@ from server.commands import (
     export,
     ledger,
     replay,
+    retain,
     serve,
     tokens,
     verify,
@@ -57,6 +58,7 @@ app.command("expose")(ledger.expose)
 app.command("rollback")(ledger.rollback)
 app.command("replay")(replay.replay)
 app.command("verify")(verify.verify)
+app.command("retain")(retain.retain)
 app.command("export")(export.export)
 
 

@@ -25,6 +25,8 @@ class LocalServer:
         Its secret; the same gives the same decisions.
     port
         0 takes a free one.
+    database
+        URL of a database that exists; if empty, an SQLite file in the folder.
 
     Raises
     ------
@@ -32,13 +34,17 @@ class LocalServer:
         If it does not come up; the message is its last line.
     """
 
-    def __init__(self, folder: Path, *, secret: bytes | None = None, port: int = 0) -> None:
-        self.database = f"sqlite:///{folder / 'bandit.db'}"
+    def __init__(
+        self, folder: Path, *, secret: bytes | None = None, port: int = 0, database: str = ""
+    ) -> None:
+        self.database = database or f"sqlite:///{folder / 'bandit.db'}"
         self._log = folder / "server.log"
         secret_file = folder / "bandit.db.secret"
         if secret is not None and not secret_file.exists():
             secret_file.write_bytes(secret)
         command = [sys.executable, "-m", "server", "serve", "--database", self.database]
+        if database:
+            command += ["--secret-file", str(secret_file)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603  our own command
                 [*command, "--port", str(port)],

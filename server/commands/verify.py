@@ -67,6 +67,8 @@ def _show(findings: list[Findings]) -> None:
     for found in findings:
         counts = (found.entries, found.decisions, found.events, found.outcomes, found.snapshots)
         made.add_row(found.name, *map(str, counts), str(len(found.problems)))
+        if found.start:
+            made.add_row(f"  after place {found.start}: older entries were dropped")
         for problem in found.problems[:10]:
             made.add_row(f"  {problem}")
     show.console.print(made)

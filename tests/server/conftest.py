@@ -17,6 +17,7 @@ ON_BOTH = {
     "test_lifecycle",
     "test_model",
     "test_reporting",
+    "test_retention",
     "test_service",
     "test_storage",
     "test_writer",

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -11,6 +12,7 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from google.rpc import error_details_pb2, status_pb2
 
+from server import app
 from server.access import DEFAULT_TENANT
 from server.app import Server
 from server.live import LiveExperiment
@@ -46,6 +48,9 @@ SPEC: dict[str, Any] = {
     "fallback": {"variant": "short", "channel": "email"},
 }
 """An experiment with a field of every kind, a plain and a terminal reward, and a fallback."""
+
+
+app.warm_up = cache(app.warm_up)  # once in a process is enough, however many servers it runs
 
 
 class Clock:
