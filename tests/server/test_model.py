@@ -193,7 +193,7 @@ class Campaigns(RuleBasedStateMachine):
             ]
         )
         customers = {r: made.customer for r, made in model.requests.items()} if model else {}
-        first = {request: customer for request, customer in reversed(asked)} | customers
+        first = dict(reversed(asked)) | customers
         if model is None:
             code = refusal(self.peer.decisions.BatchDecide, message).code
             assert code is grpc.StatusCode.NOT_FOUND
