@@ -156,7 +156,8 @@ def main() -> None:
     grown = memory * told.minutes / 2
     is_flat = grown < GROWTH and files < 0.01 and wal < WAL_MEGABYTES and not load.errors
     print(
-        f"slope of memory {memory:+.3f} MB/min ({grown:+.1f} MB in the second half), of file descriptors {files:+.3f}/min, "
+        f"slope of memory {memory:+.3f} MB/min ({grown:+.1f} MB in the second half), "
+        f"of file descriptors {files:+.3f}/min, "
         f"WAL at most {wal:.1f} MB: {'flat' if is_flat else 'GROWS'}"
     )
     sys.exit(not is_flat)

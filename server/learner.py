@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FOLD_ROWS = 10_000
 _LONGEST_SLEEP = 0.25
+_IDLE_US = 10_000_000
+"""After this long without an outcome a published posterior is let go: the snapshot has it."""
 
 
 def rows_of(contexts: list[bytes]) -> Floats:
@@ -42,10 +44,15 @@ def times_of(entries: Sequence[AnyRow]) -> Floats:
 
 @dataclass(slots=True)
 class _Student:
-    """What the learner remembers of one experiment between two looks."""
+    """What the learner remembers of one experiment between two looks.
 
-    posterior: Posterior
+    The posterior may be gone while nothing new is in it: thousands of experiments sleep.
+    """
+
+    seq: int
     version: int
+    posterior: Posterior | None = None
+    used_at: int = 0
     due_at: int = 0
     first_at: int | None = None
     new: int = 0
@@ -150,10 +157,16 @@ class Learner:
         student = self._students.get(live.id)
         if student is None:
             with self._reader.connect() as connection:
-                posterior, published = self._live.restore(connection, live)
-            student = _Student(posterior, published.version if published else 0)
-            self._students[live.id] = student
+                published = catalogue.latest_snapshot(connection, live.id)
+            seq, version = (published.seq, published.version) if published else (0, 0)
+            student = self._students[live.id] = _Student(seq, version)
         return student
+
+    def _posterior(self, live: LiveExperiment, student: _Student) -> Posterior:
+        if student.posterior is None:
+            with self._reader.connect() as connection:
+                student.posterior, _ = self._live.restore(connection, live)
+        return student.posterior
 
     def _settle(self, live: LiveExperiment, student: _Student) -> bool:
         now = self._clock()
@@ -168,26 +181,31 @@ class Learner:
 
     def _fold(self, live: LiveExperiment, student: _Student) -> bool:
         with self._reader.connect() as connection:
-            entries = storage.unlearned(connection, live.id, student.posterior.seq, FOLD_ROWS)
-        if not entries:
-            return False
+            entries = storage.unlearned(connection, live.id, student.seq, FOLD_ROWS)
         now = self._clock()
+        if not entries:
+            if not student.new and now - student.used_at > _IDLE_US:
+                student.posterior = None
+            return False
         student.first_at = student.first_at or now
+        posterior = self._posterior(live, student)
         live.experiment.learn(
-            student.posterior,
+            posterior,
             rows_of([entry.context for entry in entries]),
             [entry.action for entry in entries],
             np.array([entry.value for entry in entries]),
             times=times_of(entries),
             seq=entries[-1].seq,
         )
+        student.seq, student.used_at = entries[-1].seq, now
         student.new += len(entries)
         return len(entries) == FOLD_ROWS
 
     def _publish(self, live: LiveExperiment, student: _Student) -> None:
         version = student.version + 1
-        snapshot = live.experiment.publish(student.posterior, version=version)
-        data = encoding.to_bytes(student.posterior)
+        posterior = self._posterior(live, student)
+        snapshot = live.experiment.publish(posterior, version=version)
+        data = encoding.to_bytes(posterior)
         now = self._clock()
         published = Published(
             version, snapshot.seq, snapshot.count, encoding.digest(data), now, data
