@@ -62,7 +62,7 @@ def prepare(folder: Path, spec: ExperimentSpec) -> None:
 
 
 def fill(folder: Path, spec: ExperimentSpec, entries: int) -> None:
-    """Append entries: decisions, and to every second one an event that closes its outcome."""
+    """Append entries: decisions, and to every fifth an event that closes its outcome."""
     database = Database(f"sqlite:///{folder / 'b.db'}")
     reward = spec.outcome.rewards[0]
     most = reward.bounds[1]
@@ -81,7 +81,7 @@ def fill(folder: Path, spec: ExperimentSpec, entries: int) -> None:
                     storage.append_decisions(connection, row.id, [rows])
                     events = [
                         EventRow(one.request_id, one.decision_id, reward.name, most, now, now)
-                        for one in rows[::2]
+                        for one in rows[::5]
                     ]
                     storage.append_events(connection, row.id, spec.outcome, events, now)
     finally:

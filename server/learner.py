@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _LONGEST_SLEEP = 0.25
+_IDLE_US = 10_000_000
+"""After this long without an outcome a published posterior is let go: the snapshot has it."""
 
 
 @dataclass(slots=True)
@@ -39,12 +41,15 @@ class _Student:
 
     ``seen`` is the last outcome it has read, ``left_out`` the omissions it has heard, and
     ``is_changed`` whether one of them is not published yet.
+
+    The posterior may be gone while nothing new is in it: thousands of experiments sleep.
     """
 
-    posterior: Posterior
     version: int
     seen: int
     left_out: list[Omission]
+    posterior: Posterior | None = None
+    used_at: int = 0
     due_at: int = 0
     first_at: int | None = None
     new: int = 0
@@ -192,13 +197,18 @@ class Learner:
         student = self._students.get(live.id)
         if student is None:
             with self._reader.connect() as connection:
-                posterior, published = self._live.restore(connection, live)
+                published = catalogue.latest_snapshot(connection, live.id)
                 left_out = omissions.after(connection, live.id, 0)
-            heard = [omission for omission in left_out if omission.seq <= posterior.seq]
-            version = published.version if published else 0
-            student = _Student(posterior, version, posterior.seq, heard)
-            self._students[live.id] = student
+            seq, version = (published.seq, published.version) if published else (0, 0)
+            heard = [omission for omission in left_out if omission.seq <= seq]
+            student = self._students[live.id] = _Student(version, seq, heard)
         return student
+
+    def _posterior(self, live: LiveExperiment, student: _Student) -> Posterior:
+        if student.posterior is None:
+            with self._reader.connect() as connection:
+                student.posterior, _ = self._live.restore(connection, live)
+        return student.posterior
 
     def _settle(self, live: LiveExperiment, student: _Student) -> bool:
         now = self._clock()
@@ -225,10 +235,13 @@ class Learner:
             if fresh:
                 self._refold(connection, live, student, fresh)
                 return True
+        now = self._clock()
         if found.rows:
-            student.first_at = student.first_at or self._clock()
-            lessons.learn(live.experiment, student.posterior, found.rows)
-            student.new += len(found.rows)
+            student.first_at = student.first_at or now
+            lessons.learn(live.experiment, self._posterior(live, student), found.rows)
+            student.new, student.used_at = student.new + len(found.rows), now
+        elif not (student.new or student.is_changed) and now - student.used_at > _IDLE_US:
+            student.posterior = None
         student.seen = found.last
         return found.read == lessons.FOLD_ROWS
 
@@ -253,8 +266,9 @@ class Learner:
 
     def _publish(self, live: LiveExperiment, student: _Student) -> None:
         version = student.version + 1
-        snapshot = live.experiment.publish(student.posterior, version=version)
-        data = encoding.to_bytes(student.posterior)
+        posterior = self._posterior(live, student)
+        snapshot = live.experiment.publish(posterior, version=version)
+        data = encoding.to_bytes(posterior)
         now = self._clock()
         published = Published(
             version, snapshot.seq, snapshot.count, encoding.digest(data), now, data

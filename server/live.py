@@ -96,62 +96,43 @@ class Live:
     def take_in(self, connection: Connection, row: AnyRow) -> LiveExperiment:
         """Take in a stored experiment with its newest snapshot, unless it is here."""
         known = self._entries.get((row.tenant, row.name))
-        return known or self._insert(self._with_newest(connection, self._entry(row)))
+        if known is not None:
+            return known
+        experiment, state = self._read(row)
+        return self._insert(
+            _entry(row, experiment, state, *_restore(connection, row.id, experiment))
+        )
 
     def refresh(self, connection: Connection, live: LiveExperiment) -> None:
         """Read an experiment's newest snapshot, and let decisions read it."""
-        fresh = self._with_newest(connection, live)
-        if fresh.published_at is not None:
-            self.publish(live.id, fresh.snapshot, fresh.published_at)
-
-    def _with_newest(self, connection: Connection, entry: LiveExperiment) -> LiveExperiment:
-        posterior, published = self.restore(connection, entry)
-        if published is None:
-            return entry
-        snapshot = entry.experiment.publish(posterior, version=published.version)
-        return replace(entry, snapshot=snapshot, published_at=published.published_at)
+        posterior, published = self.restore(connection, live)
+        if published is not None:
+            snapshot = live.experiment.publish(posterior, version=published.version)
+            self.publish(live.id, snapshot, published.published_at)
 
     def restore(
         self, connection: Connection, live: LiveExperiment
     ) -> tuple[Posterior, catalogue.Published | None]:
         """Read an experiment's newest posterior, or give the prior if there is none."""
-        posterior = live.experiment.prior()
-        published = catalogue.latest_snapshot(connection, live.id)
-        if published is not None:
-            name = live.experiment.spec.name
-            if encoding.digest(published.posterior) != published.digest:
-                raise CorruptionError(f"snapshot {published.version} of {name!r} was changed")
-            try:
-                encoding.load(posterior, published.posterior)
-            except BanditError as error:
-                raise CorruptionError(
-                    f"snapshot {published.version} of {name!r}: {error}"
-                ) from None
-        return posterior, published
+        return _restore(connection, live.id, live.experiment)
 
     def add(self, row: AnyRow) -> LiveExperiment:
         """Take in a stored experiment, with the prior as its belief, unless it is here."""
         known = self._entries.get((row.tenant, row.name))
-        return known or self._insert(self._entry(row))
-
-    def _entry(self, row: AnyRow) -> LiveExperiment:
-        try:
-            experiment, state = self._build(row.spec, row.tenant), State(row.state)
-        except (ValueError, TypeError, AttributeError, BanditError) as error:
-            raise CorruptionError(f"experiment {row.name!r}: {error}") from None
-        return LiveExperiment(
-            id=row.id,
-            tenant=row.tenant,
-            experiment=experiment,
-            state=state,
-            revision=row.revision,
-            created_at=row.created_at,
-            snapshot=experiment.publish(experiment.prior(), version=0),
-        )
+        if known is not None:
+            return known
+        experiment, state = self._read(row)
+        return self._insert(_entry(row, experiment, state, experiment.prior(), None))
 
     def _insert(self, entry: LiveExperiment) -> LiveExperiment:
         with self._lock:
             return self._entries.setdefault(_key(entry), entry)
+
+    def _read(self, row: AnyRow) -> tuple[Experiment, State]:
+        try:
+            return self._build(row.spec, row.tenant), State(row.state)
+        except (ValueError, TypeError, AttributeError, BanditError) as error:
+            raise CorruptionError(f"experiment {row.name!r}: {error}") from None
 
     def check(self, written: str, tenant: str) -> None:
         """Refuse a specification that could not be taken in once it is stored.
@@ -223,3 +204,40 @@ class Live:
 
 def _key(entry: LiveExperiment) -> tuple[str, str]:
     return entry.tenant, entry.experiment.spec.name
+
+
+def _restore(
+    connection: Connection, experiment_id: int, experiment: Experiment
+) -> tuple[Posterior, catalogue.Published | None]:
+    posterior = experiment.prior()
+    published = catalogue.latest_snapshot(connection, experiment_id)
+    if published is not None:
+        name = experiment.spec.name
+        if encoding.digest(published.posterior) != published.digest:
+            raise CorruptionError(f"snapshot {published.version} of {name!r} was changed")
+        try:
+            encoding.load(posterior, published.posterior)
+        except BanditError as error:
+            raise CorruptionError(f"snapshot {published.version} of {name!r}: {error}") from None
+    return posterior, published
+
+
+def _entry(
+    row: AnyRow,
+    experiment: Experiment,
+    state: State,
+    posterior: Posterior,
+    published: catalogue.Published | None,
+) -> LiveExperiment:
+    """Publish what was read of an experiment: once, for that is most of a start's work."""
+    version = 0 if published is None else published.version
+    return LiveExperiment(
+        id=row.id,
+        tenant=row.tenant,
+        experiment=experiment,
+        state=state,
+        revision=row.revision,
+        created_at=row.created_at,
+        snapshot=experiment.publish(posterior, version=version),
+        published_at=None if published is None else published.published_at,
+    )

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -105,10 +106,9 @@ POINTS: dict[str, Callable[[Cross], None]] = {
 }
 
 
-def answer_first(count: int) -> None:
-    """Break the promise: answer before COMMIT; the n-th transaction then never ends."""
+def _answering_early(then: Callable[[list[Any]], None]) -> None:
+    """Tell everybody before COMMIT, then go on as told."""
     original, transact = Writer._transaction, Writer._transact
-    left = count
     waiting: list[Any] = []
 
     def remembering(self: Writer, jobs: list[Any], append: Any) -> None:  # noqa: ANN401
@@ -117,24 +117,42 @@ def answer_first(count: int) -> None:
 
     @contextmanager
     def transaction(self: Writer) -> Iterator[Any]:
-        nonlocal left
         with original(self) as connection:
             yield connection
             for job in waiting:
                 job.on_done()
                 job.on_done = _nothing
-            left -= any(isinstance(job, AppendDecisions) for job in waiting)
-            if left <= 0:
-                threading.Event().wait()
+            then(waiting)
 
     Writer._transact, Writer._transaction = remembering, transaction
+
+
+def answer_first(count: int) -> None:
+    """Break the promise: answer before COMMIT; the n-th transaction then never ends."""
+    left = count
+
+    def then(jobs: list[Any]) -> None:
+        nonlocal left
+        left -= any(isinstance(job, AppendDecisions) for job in jobs)
+        if left <= 0:
+            threading.Event().wait()
+
+    _answering_early(then)
+
+
+def answer_early(milliseconds: int) -> None:
+    """Break the promise: answer a while before COMMIT, as on a slow disk."""
+    _answering_early(lambda _: time.sleep(milliseconds / 1e3))
 
 
 def _nothing() -> None:
     """Tell nobody a second time."""
 
 
-BROKEN: dict[str, Callable[[int], None]] = {"answer_first": answer_first}
+BROKEN: dict[str, Callable[[int], None]] = {
+    "answer_first": answer_first,
+    "answer_early": answer_early,
+}
 
 
 def main() -> None:

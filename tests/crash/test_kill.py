@@ -31,6 +31,15 @@ def test_killed_again_and_again(backend: Backend, tmp_path: Path):
     assert str(verdict).endswith("0 lost, 0 duplicated, snapshot == fold")
 
 
+def test_a_server_that_answers_early_is_found(backend: Backend, tmp_path: Path):
+    """The same rounds end otherwise where answers leave a while before their commit."""
+    module = ("tests.crash.launcher", "answer_early", "300")
+    verdict = run(backend, tmp_path, rounds=1, calls=30, module=module)
+    assert verdict.lost
+    assert not verdict.is_kept
+    assert " 0 lost" not in str(verdict)
+
+
 def test_told_to_end_under_load(backend: Backend, tmp_path: Path):
     """It ends in time, although many wait, and what it answered to the last is there."""
     server = Served(backend, tmp_path / "server.log")

@@ -402,3 +402,20 @@ def test_a_server_does_not_start_on_what_it_can_not_read(
         Server(written.settings)
     with pytest.raises(CorruptionError):  # and the lock was let go
         Server(written.settings)
+
+
+def test_a_posterior_sleeps_while_nothing_new_is_in_it(still: Peer):
+    """A thousand quiet experiments hold little; when one wakes, the fold goes on bit for bit."""
+    name = still.create("quiet")
+    play(still, name, 0, 20)
+    still.learn(name)
+    student = still.server.learner._students[still.live(name).id]
+    assert student.posterior is not None
+    still.clock.advance(11)
+    still.learn(name)
+    assert student.posterior is None
+    play(still, name, 20, 20)
+    still.learn(name)
+    assert student.posterior is not None
+    assert still.experiment(name).snapshot.outcomes == 20
+    assert check(still, name).problems == []

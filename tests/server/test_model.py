@@ -346,6 +346,21 @@ class Campaigns(RuleBasedStateMachine):
             answer.repeated_request = False
             assert answer == model.requests[request].answer
 
+    @rule(size=st.integers(0, 3))
+    def list_all(self, size: int) -> None:
+        found, token = [], ""
+        while True:
+            request = pb.ListExperimentsRequest(page_size=size, page_token=token)
+            page = self.peer.experiments.ListExperiments(request)
+            found += [(e.spec.name, pb.State.Name(e.state), e.log_length) for e in page.experiments]
+            token = page.next_page_token
+            if not token:
+                break
+        assert found == [
+            (name, f"STATE_{model.state.upper()}", model.length)
+            for name, model in sorted(self.models.items())
+        ]
+
     def check_fresh(self, model: Model, answer: pb.Decision) -> None:
         assert not answer.repeated_request
         assert answer.sequence == model.length + 1
