@@ -8,6 +8,7 @@ its place in one transaction.
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from server.catalogue import Published, State
 from server.clock import Clock
 from server.live import Live, LiveExperiment
 from server.schema import AnyRow
+from server.tracing import Tracing
 from server.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -64,9 +66,19 @@ class Learner:
         Stores outcomes and snapshots.
     clock
         Decides what is due.
+    tracing
+        Where spans of folds and publications go; None for nowhere.
     """
 
-    def __init__(self, live: Live, reader: Engine, writer: Writer, clock: Clock) -> None:
+    def __init__(
+        self,
+        live: Live,
+        reader: Engine,
+        writer: Writer,
+        clock: Clock,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._tracing = tracing
         self._live = live
         self._reader = reader
         self._writer = writer
@@ -86,6 +98,16 @@ class Learner:
         self._wake.set()
         if self._thread.ident is not None:  # it was started
             self._thread.join()
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the thread was started and runs no more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    def waiting(self, experiment_id: int) -> int | None:
+        """Give the outcomes folded and not yet published; None if this process does not learn."""
+        student = self._students.get(experiment_id)
+        return None if student is None else student.new
 
     def notify(self) -> None:
         """Say that outcomes were closed, so that the learner need not sleep on."""
@@ -117,6 +139,12 @@ class Learner:
         return busy
 
     def _run(self) -> None:
+        try:
+            self._learn()
+        except BaseException:
+            log.critical("the learner's thread died; nothing is learned any more", exc_info=True)
+
+    def _learn(self) -> None:
         while not self._stopping:
             self._wake.clear()
             busy = False
@@ -127,11 +155,11 @@ class Learner:
                     busy |= self.step(live)
                 except ConflictError as error:  # somebody else published: look again
                     self._students.pop(live.id, None)
-                    log.warning("learning of %r: %s", live.experiment.spec.name, error)
+                    log.warning("learning: %s", error, extra=_named(live))
                 except BanditError as error:
-                    log.error("learning of %r: %s", live.experiment.spec.name, error)  # noqa: TRY400
+                    log.error("learning: %s", error, extra=_named(live))  # noqa: TRY400
                 except Exception:
-                    log.exception("the learner met a bug in %r", live.experiment.spec.name)
+                    log.exception("the learner met a bug", extra=_named(live))
             if not busy and not self._stopping:
                 self._wake.wait(self._pause())
 
@@ -173,18 +201,32 @@ class Learner:
             return False
         now = self._clock()
         student.first_at = student.first_at or now
-        live.experiment.learn(
-            student.posterior,
-            rows_of([entry.context for entry in entries]),
-            [entry.action for entry in entries],
-            np.array([entry.value for entry in entries]),
-            times=times_of(entries),
-            seq=entries[-1].seq,
-        )
+        with self._span_of_fold(live, len(entries)):
+            live.experiment.learn(
+                student.posterior,
+                rows_of([entry.context for entry in entries]),
+                [entry.action for entry in entries],
+                np.array([entry.value for entry in entries]),
+                times=times_of(entries),
+                seq=entries[-1].seq,
+            )
         student.new += len(entries)
         return len(entries) == FOLD_ROWS
 
+    def _span_of_fold(self, live: LiveExperiment, outcomes: int) -> AbstractContextManager[None]:
+        if self._tracing is None:
+            return nullcontext()
+        return self._tracing.fold(live.id, live.experiment.spec.name, outcomes)
+
     def _publish(self, live: LiveExperiment, student: _Student) -> None:
+        if self._tracing is None:
+            self._publish_next(live, student)
+        else:
+            name = live.experiment.spec.name
+            with self._tracing.publication(live.id, name, student.version + 1):
+                self._publish_next(live, student)
+
+    def _publish_next(self, live: LiveExperiment, student: _Student) -> None:
         version = student.version + 1
         snapshot = live.experiment.publish(student.posterior, version=version)
         data = encoding.to_bytes(student.posterior)
@@ -194,4 +236,10 @@ class Learner:
         )
         self._writer.call(lambda c: catalogue.add_snapshot(c, live.id, published))
         self._live.publish(live.id, snapshot, now)
+        log.debug("published", extra={**_named(live), "version": version, "outcomes": student.new})
         student.version, student.new, student.first_at = version, 0, None
+
+
+def _named(live: LiveExperiment) -> dict[str, str]:
+    """Give the fields of a log line about an experiment."""
+    return {"tenant": live.tenant, "experiment": live.experiment.spec.name}

@@ -180,6 +180,10 @@ class Live:
         """Note that every outcome closed before ``at`` is in the published belief."""
         self._current[experiment_id] = at
 
+    def confirmed_at(self, experiment_id: int) -> int | None:
+        """Give the last moment for which ``confirm`` said so, or None."""
+        return self._current.get(experiment_id)
+
     def current_at(self, experiment_id: int) -> int:
         """Give the last moment for which ``confirm`` said so; the first look if none."""
         return self._current.setdefault(experiment_id, self._clock())

@@ -3,6 +3,7 @@
 import os
 import secrets
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -33,6 +34,19 @@ class Settings(BaseSettings):
         Largest request.
     grace
         Seconds to finish what is under way at a stop.
+    metrics_port, metrics_host
+        Where metrics and health are served over HTTP, by this process; None: nowhere, and port 0
+        takes a free one.
+    log_level
+        Least severe lines that are written.
+    log_format
+        ``json``, ``text``, or ``auto``: text on a terminal, JSON elsewhere.
+    slow_request
+        Seconds from which on a call is logged.
+    trace_endpoint
+        OTLP (gRPC) address that takes spans; None makes none.
+    trace_share
+        Share of the calls to trace, of those whose caller did not decide.
     insecure
         Whether a non-loopback address may be served without TLS.
     """
@@ -48,6 +62,13 @@ class Settings(BaseSettings):
     max_experiments: int = Field(default=1_000, ge=1, le=100_000)
     max_message_bytes: int = Field(default=4 * 2**20, ge=1_024, le=64 * 2**20)
     grace: float = Field(default=10.0, ge=0.0, le=600.0)
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    metrics_host: str = "127.0.0.1"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    slow_request: float = Field(default=1.0, gt=0.0, le=3_600.0)
+    trace_endpoint: str | None = None
+    trace_share: float = Field(default=0.01, ge=0.0, le=1.0)
     insecure: bool = False
 
 

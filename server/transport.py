@@ -19,16 +19,20 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from bandit.errors import BanditError, DeadlineError, UnavailableError
 from server import convert, status
+from server.counters import Counters
 from server.database import storage_error
 from server.fastlane import FastLane, Reply
 from server.pb import bandit_pb2 as pb
 from server.service import Caller, DecisionService, ExperimentService, Pending
 from server.settings import Settings
+from server.tracing import Tracing
+from server.watching import Watch
 from server.writer import Writer
 
 log = logging.getLogger(__name__)
 
 READINESS = "bandit.v1.Readiness"
+LIVENESS = "bandit.v1.Liveness"
 DEFAULT_TENANT = "default"
 
 SMALL = 32_768
@@ -49,6 +53,10 @@ class Transport:
         What to serve.
     writer
         Takes the jobs of calls that wait without a thread.
+    counters
+        Told how every call ended.
+    tracing
+        Where spans go; None for nowhere.
 
     Raises
     ------
@@ -56,12 +64,14 @@ class Transport:
         If the address can not be bound.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         settings: Settings,
         decisions: DecisionService,
         experiments: ExperimentService,
         writer: Writer,
+        counters: Counters,
+        tracing: Tracing | None = None,
     ) -> None:
         self._health = health.HealthServicer()
         self._lane = FastLane(settings.threads)
@@ -90,6 +100,7 @@ class Transport:
                     self._gate,
                     writer,
                     begins.get(method.name),
+                    Watch(f"{name}/{method.name}", counters, settings.slow_request, tracing),
                 ).handler()
                 for method in descriptor.methods
             }
@@ -99,6 +110,7 @@ class Transport:
         aside = ThreadPoolExecutor(8, thread_name_prefix="aside")
         health_pb2_grpc.add_HealthServicer_to_server(_aside(self._health, aside), self._server)
         self.set_serving(is_serving=False)
+        self.set_alive(is_alive=True)
         names = [f"{pb.DESCRIPTOR.package}.{name}" for name in services]
         names = [*names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         servicer = _aside(reflection.ReflectionServicer(names), aside)
@@ -121,14 +133,22 @@ class Transport:
 
     def set_serving(self, *, is_serving: bool) -> None:
         """Tell health checks whether requests are welcome."""
-        code = health_pb2.HealthCheckResponse
         for name in ("", READINESS):
-            self._health.set(name, code.SERVING if is_serving else code.NOT_SERVING)
+            self._health.set(name, _health_code(is_good=is_serving))
+
+    def set_alive(self, *, is_alive: bool) -> None:
+        """Tell health checks whether the process can still do its work."""
+        self._health.set(LIVENESS, _health_code(is_good=is_alive))
 
     def stop(self, grace: float) -> None:
         """Take no more requests, finish those under way, then close."""
         self.set_serving(is_serving=False)
         self._server.stop(grace).wait()
+
+
+def _health_code(*, is_good: bool) -> int:
+    code = health_pb2.HealthCheckResponse
+    return int(code.SERVING if is_good else code.NOT_SERVING)
 
 
 class _Gate:
@@ -161,13 +181,18 @@ class _Call:
         gate: _Gate,
         writer: Writer,
         begin: Callable[[Any, Caller], Pending] | None,
+        watch: Watch,
     ) -> None:
+        self._watch = watch
         self._method = method
         self._kind = kind
         self._lane = lane
         self._gate = gate
         self._writer = writer
         self._begin = begin
+        if watch.is_tracing:
+            self._run = watch.within(self._run)  # type: ignore[method-assign]
+            self._start = watch.within(self._start)  # type: ignore[method-assign]
 
     def handler(self) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """Give the handler; its ``begin`` is for the fast lane, the rest for without."""
@@ -188,9 +213,11 @@ class _Call:
 
     def _take(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
         """Begin a call in the polling thread, or give it a thread."""
+        reply = self._watch.over(reply, context)
         try:
             self._gate.enter()
         except UnavailableError as error:
+            self._watch.shed()
             reply(status.to_status(error))
             return
         if self._begin is not None and len(data) <= SMALL:
@@ -204,9 +231,11 @@ class _Call:
 
     def _enter_and_run(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
         """Carry a call that came without the fast lane."""
+        reply = self._watch.over(reply, context)
         try:
             self._gate.enter()
         except UnavailableError as error:
+            self._watch.shed()
             reply(status.to_status(error))
         else:
             self._run(data, context, reply)

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -43,9 +43,11 @@ class Job(Generic[T]):
         Monotonic seconds after which nobody waits any more, and nothing is done.
     on_done
         Called by the writer's thread once the job is durable or has failed; never raises.
+    trace
+        The span it belongs to; only set where calls are traced.
     """
 
-    __slots__ = ("error", "expires", "on_done", "result", "rows")
+    __slots__ = ("error", "expires", "on_done", "result", "rows", "trace")
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -53,6 +55,7 @@ class Job(Generic[T]):
         self.error: BaseException | None = None
         self.expires = math.inf
         self.on_done: Callable[[], None]
+        self.trace: Any
 
     def outcome(self) -> T:
         """Give the result of a finished job, or raise what it failed with."""
@@ -109,21 +112,43 @@ class Writer:
         A transaction is closed once it holds this many rows.
     on_health
         Told when transactions begin to fail, and when they succeed again.
+    on_submit
+        Told of every job before it waits, in the thread that hands it over; None: nobody is.
+    on_commit
+        Told of the jobs and the seconds of every transaction, once all are answered.
+    guard
+        Called before a commit; raises UnavailableError if it would not last.
+
+    Attributes
+    ----------
+    failures
+        Transactions that failed.
+    proved_at
+        Monotonic seconds of the last commit that added to a log; -inf before the first.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         engine: Engine,
         *,
         most_rows: int = 512,
         on_health: Callable[[bool], None] = lambda _: None,
+        on_submit: Callable[[Job[Any]], None] | None = None,
+        on_commit: Callable[[Sequence[Job[Any]], float], None] = lambda _jobs, _seconds: None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
+        self.failures = 0
+        self.proved_at = -math.inf
         self._engine = engine
         self._on_health = on_health
+        self._on_submit = on_submit
+        self._on_commit = on_commit
+        self._guard = guard
         self._is_healthy = True
         self._most_rows = most_rows
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._taken: list[Job[Any]] = []
         self._stopped = False
         self._door = threading.Lock()
         self._connection: Connection | None = None
@@ -139,6 +164,16 @@ class Writer:
             self._queue.put(None)
         if self._thread.ident is not None:  # it was started
             self._thread.join()
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the thread was started and runs no more."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait."""
+        return self._queue.qsize()
 
     def write(self, job: Job[T]) -> T:
         """Hand over a job and wait until it is durable.
@@ -168,6 +203,8 @@ class Writer:
         with self._door:
             if self._stopped:
                 raise UnavailableError("the server is shutting down")
+            if self._on_submit is not None:
+                self._on_submit(job)
             self._queue.put(job)
 
     def call(self, function: Callable[[Connection], T]) -> T:
@@ -175,14 +212,32 @@ class Writer:
         return self.write(Call(function))
 
     def _run(self) -> None:
-        while True:
-            job = self._queue.get()
-            if job is None:
-                break
-            self._commit(self._gather(job))
-        self._finish_late()
+        try:
+            while True:
+                job = self._queue.get()
+                if job is None:
+                    break
+                self._commit(self._gather(job))
+            self._finish_late()
+        except BaseException:
+            log.critical("the writer's thread died; nothing is written any more", exc_info=True)
+            self._abandon()
         if self._connection is not None:
             self._connection.close()
+
+    def _abandon(self) -> None:
+        """Tell those who wait that nobody writes any more, and let nobody else wait."""
+        with self._door:
+            self._stopped = True
+        lost, self._taken = self._taken, []
+        while not self._queue.empty():
+            left = self._queue.get()
+            if left is not None:
+                lost.append(left)
+        for left in lost:
+            with suppress(Exception):
+                left.error = UnavailableError("the server can not write any more")
+                left.on_done()
 
     def _finish_late(self) -> None:
         while not self._queue.empty():  # those who came while the stop was on its way
@@ -191,7 +246,8 @@ class Writer:
                 self._commit([late])
 
     def _gather(self, first: Job[Any]) -> list[Job[Any]]:
-        jobs, rows = [first], first.rows
+        jobs = self._taken = [first]
+        rows = first.rows
         while rows < self._most_rows:
             try:
                 job = self._queue.get_nowait()
@@ -211,29 +267,50 @@ class Writer:
                 job.error = DeadlineError("the deadline passed before the work began")
         _decide([j for j in jobs if isinstance(j, AppendDecisions) and j.error is None])
         sound = [job for job in jobs if job.error is None]
-        try:
-            try:
-                self._transact(sound, _append)
-            except IntegrityError:  # a request id seen before: look first, then write
-                self._transact(sound, _merge)
-            self._note(is_healthy=True)
-        except SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            log.error("%d jobs failed to commit: %s", len(jobs), cause)  # noqa: TRY400
-            for job in sound:
-                job.error = UnavailableError("the database did not take the write; try again")
-            self._note(is_healthy=False)
-        except Exception:
-            log.exception("the writer met a bug")
-            for job in sound:
-                job.error = RuntimeError("internal error in the writer")
+        seconds = self._attempt(sound)
+        self._taken = []
         for job in jobs:
             try:
                 job.on_done()
             except Exception:
                 log.exception("a caller could not be told")
+        if seconds is not None:
+            self._tell(sound, seconds)
+
+    def _attempt(self, jobs: list[Job[Any]]) -> float | None:
+        """Commit; give the seconds it took, or None if it failed and the jobs say why."""
+        began = time.perf_counter()
+        try:
+            try:
+                self._transact(jobs, _append)
+            except IntegrityError:  # a request id seen before: look first, then write
+                self._transact(jobs, _merge)
+        except (SQLAlchemyError, UnavailableError) as error:
+            cause = getattr(error, "orig", None) or error
+            log.error("%d jobs failed to commit: %s", len(jobs), cause)  # noqa: TRY400
+            for job in jobs:
+                job.error = UnavailableError("the database did not take the write; try again")
+            self._note(is_healthy=False)
+        except Exception:
+            log.exception("the writer met a bug")
+            for job in jobs:
+                job.error = RuntimeError("internal error in the writer")
+        else:
+            self._note(is_healthy=True)
+            return time.perf_counter() - began
+        return None
+
+    def _tell(self, jobs: list[Job[Any]], seconds: float) -> None:
+        """Let the transaction be counted; those it answered do not wait for that."""
+        if any(not isinstance(job, Call) for job in jobs):
+            self.proved_at = time.monotonic()
+        try:
+            self._on_commit(jobs, seconds)
+        except Exception:
+            log.exception("a commit could not be counted")
 
     def _note(self, *, is_healthy: bool) -> None:
+        self.failures += not is_healthy
         if is_healthy != self._is_healthy:
             self._is_healthy = is_healthy
             self._on_health(is_healthy)
@@ -266,6 +343,7 @@ class Writer:
             for job in jobs:
                 if isinstance(job, Call):
                     _call(connection, job)
+            self._guard()
 
 
 def _decide(jobs: list[AppendDecisions]) -> None:
