@@ -23,15 +23,14 @@ PROVE_EVERY = 5.0
 """Seconds without a write after which one is made."""
 PATIENCE = 5.0
 """Seconds that this write may take."""
+AMPLE = 65_536
+"""Characters that must fit in before writes that failed are said to work again."""
 
 
 class Part(Protocol):
-    """What a server can not do without."""
+    """What a server can not do without; ``has_died``: its thread ended without being told to."""
 
-    @property
-    def has_died(self) -> bool:
-        """Whether its thread was started and runs no more."""
-        ...
+    has_died: bool
 
 
 class State(NamedTuple):
@@ -171,7 +170,8 @@ class Health:
         idle = now - max(self._proved_at, self._writer.proved_at)
         if idle < PROVE_EVERY and self._writes:
             return
-        probe = _Probe(str(self._clock()))
+        padding = "" if self._writes else "." * AMPLE  # a full disk may still take a few bytes
+        probe = _Probe(f"{self._clock()}{padding}")
         try:
             self._writer.submit(probe)
         except BanditError:
@@ -181,6 +181,8 @@ class Health:
 
 class _Probe(Call[None]):
     """A write that proves that writes work."""
+
+    proves = True
 
     __slots__ = ("began", "is_done")
 

@@ -68,6 +68,11 @@ class Learner:
         Decides what is due.
     tracing
         Where spans of folds and publications go; None for nowhere.
+
+    Attributes
+    ----------
+    has_died
+        Whether its thread ended without being told to.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Learner:
         clock: Clock,
         tracing: Tracing | None = None,
     ) -> None:
+        self.has_died = False
         self._tracing = tracing
         self._live = live
         self._reader = reader
@@ -98,11 +104,6 @@ class Learner:
         self._wake.set()
         if self._thread.ident is not None:  # it was started
             self._thread.join()
-
-    @property
-    def has_died(self) -> bool:
-        """Whether the thread was started and runs no more."""
-        return self._thread.ident is not None and not self._thread.is_alive()
 
     def waiting(self, experiment_id: int) -> int | None:
         """Give the outcomes folded and not yet published; None if this process does not learn."""
@@ -142,6 +143,7 @@ class Learner:
         try:
             self._learn()
         except BaseException:
+            self.has_died = True
             log.critical("the learner's thread died; nothing is learned any more", exc_info=True)
 
     def _learn(self) -> None:

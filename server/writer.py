@@ -47,6 +47,9 @@ class Job(Generic[T]):
         The span it belongs to; only set where calls are traced.
     """
 
+    proves = True
+    """Whether its success shows that writes work; a call may have had nothing to write."""
+
     __slots__ = ("error", "expires", "on_done", "result", "rows", "trace")
 
     def __init__(self, rows: int) -> None:
@@ -94,6 +97,8 @@ class AppendEvents(Job[list[Recorded | BanditError]]):
 class Call(Job[T]):
     """Run a function on the writing connection, in a savepoint of its own."""
 
+    proves = False
+
     __slots__ = ("function",)
 
     def __init__(self, function: Callable[[Connection], T], rows: int = 1) -> None:
@@ -123,6 +128,8 @@ class Writer:
     ----------
     failures
         Transactions that failed.
+    has_died
+        Whether its thread ended without being told to.
     proved_at
         Monotonic seconds of the last commit that added to a log; -inf before the first.
     """
@@ -138,6 +145,7 @@ class Writer:
         guard: Callable[[], None] = lambda: None,
     ) -> None:
         self.failures = 0
+        self.has_died = False
         self.proved_at = -math.inf
         self._engine = engine
         self._on_health = on_health
@@ -164,11 +172,6 @@ class Writer:
             self._queue.put(None)
         if self._thread.ident is not None:  # it was started
             self._thread.join()
-
-    @property
-    def has_died(self) -> bool:
-        """Whether the thread was started and runs no more."""
-        return self._thread.ident is not None and not self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
@@ -220,6 +223,7 @@ class Writer:
                 self._commit(self._gather(job))
             self._finish_late()
         except BaseException:
+            self.has_died = True
             log.critical("the writer's thread died; nothing is written any more", exc_info=True)
             self._abandon()
         if self._connection is not None:
@@ -296,13 +300,14 @@ class Writer:
             for job in jobs:
                 job.error = RuntimeError("internal error in the writer")
         else:
-            self._note(is_healthy=True)
+            if any(job.proves for job in jobs):
+                self._note(is_healthy=True)
             return time.perf_counter() - began
         return None
 
     def _tell(self, jobs: list[Job[Any]], seconds: float) -> None:
         """Let the transaction be counted; those it answered do not wait for that."""
-        if any(not isinstance(job, Call) for job in jobs):
+        if any(job.proves for job in jobs):
             self.proved_at = time.monotonic()
         try:
             self._on_commit(jobs, seconds)
