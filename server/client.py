@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bandit.actions import Exclusion
 from bandit.decision import Group, Reason
@@ -323,6 +324,18 @@ class BanditClient:
         """End an experiment for good."""
         request = pb.ArchiveExperimentRequest(name=name)
         return self._call(self._experiments.ArchiveExperiment, request).experiment
+
+    def is_ready(self) -> bool:
+        """Ask the server's health whether requests are welcome.
+
+        Raises
+        ------
+        BanditError
+            If it can not be reached.
+        """
+        request = health_pb2.HealthCheckRequest()
+        answer = self._call(health_pb2_grpc.HealthStub(self._channel).Check, request)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def report(self, name: str) -> pb.GetReportResponse:
         """Read an experiment's report."""

@@ -112,13 +112,16 @@ class Tracing:
             job.trace = context
 
     def committed(self, jobs: "Sequence[Job[Any]]", seconds: float) -> None:
-        """Make the span of a transaction, linked to those it made durable."""
+        """Make the span of a transaction: child of the first it made durable, linked to all."""
+        from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+
         contexts = [job.trace for job in jobs if hasattr(job, "trace")]
         if not contexts:
             return
         end = time_ns()
         span = self._tracer.start_span(
             "commit",
+            set_span_in_context(NonRecordingSpan(contexts[0])),  # traced because that one is
             links=_links(contexts),
             start_time=end - int(seconds * 1e9),
             attributes={

@@ -9,7 +9,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from bandit.errors import BanditError
-from server.commands import decisions, demo, experiments, export, replay, serve, verify
+from server.commands import decisions, demo, experiments, export, replay, serve, status, verify
 from server.database import storage_error
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ def about(
 
 
 app.command("serve")(serve.serve)
+app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.add_typer(experiments.app, name="experiments")
 app.command("decide")(decisions.decide)
