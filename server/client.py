@@ -334,7 +334,8 @@ class BanditClient:
             If it can not be reached.
         """
         request = health_pb2.HealthCheckRequest()
-        answer = self._call(health_pb2_grpc.HealthStub(self._channel).Check, request)
+        stub: Any = health_pb2_grpc.HealthStub(self._channel)
+        answer = self._call(stub.Check, request)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def report(self, name: str) -> pb.GetReportResponse:

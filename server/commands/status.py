@@ -108,7 +108,7 @@ def _server(
     is_ready: bool,
     reasons: str,
     before: Look | None,
-    after: Look | None,  # noqa: FBT001
+    after: Look | None,
 ) -> Table:
     made = show.table(f"Server {address}", ["what", "is"], left=1)
     made.add_row("ready", "yes" if is_ready else "NO")

@@ -58,7 +58,7 @@ def test_every_line_is_one_json_object(text: str, name: str, duration: float):
 
 
 def test_fields_that_are_not_known_do_not_leave():
-    made = record("failed", customer_id="someone", context={"age": 41}, token_of="t", code="X")
+    made = record("failed", customer_id="someone", context={"age": 41}, code="X", reply="t")
     for formatter in (logs.JsonFormatter(), logs.TextFormatter()):
         line = formatter.format(made)
         assert "someone" not in line
