@@ -105,7 +105,7 @@ def _reasons(metrics: str) -> str:
 
 def _server(
     address: str,
-    is_ready: bool,
+    is_ready: bool,  # noqa: FBT001
     reasons: str,
     before: Look | None,
     after: Look | None,
