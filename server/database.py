@@ -4,6 +4,7 @@ On SQLite exactly one connection writes and checkpoints (releases 3.7.0 to 3.51.
 commits with two); all others are query-only. A lock file keeps a second server away.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class Database:
                 "nothing more is acknowledged; put it back, or restore and start again",
                 field="database",
             )
-        if not Path(f"{self._file}-wal").exists():
+        if not os.path.exists(f"{self._file}-wal"):  # noqa: PTH110
             raise UnavailableError(
                 f"the write-ahead log {self._file}-wal was removed under the server: "
                 "nothing more is acknowledged; start again, and then verify",
@@ -158,7 +159,7 @@ def _identity(path: Path | None) -> tuple[int, int] | None:
     if path is None:
         return None
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116  at every commit, and half as dear
     except FileNotFoundError:
         return 0, 0
     return found.st_dev, found.st_ino
