@@ -5,24 +5,31 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from bandit.errors import InvalidInputError
 from bandit.rng import keyed
 from bandit.warm_up import warm_up
-from server import catalogue
+from server import catalogue, metrics
 from server.access import OpenAccess, TokenAccess
 from server.clock import Clock, system_clock
+from server.counters import Counters
 from server.database import Database, check_url
+from server.endpoint import Endpoint
 from server.follower import Follower
+from server.health import Health, Part, State
 from server.learner import Learner
 from server.leasing import Leases
 from server.live import Live
+from server.sample_ratio import SampleRatios
 from server.service import DecisionService, ExperimentService
 from server.settings import Settings, load_secret
+from server.tracing import open_tracing
 from server.transport import Transport
-from server.writer import Writer
+from server.writer import Job, Writer
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +63,16 @@ class Server:
             with self.database.reader.connect() as connection:
                 self.live.load(connection)
             reader = self.database.reader
+            self.tracing = open_tracing(settings.trace_endpoint, settings.trace_share)
+            self.counters = Counters()
             self.writer = Writer(
                 self.database.writer,
-                on_health=self._tell_health,
+                on_health=lambda is_healthy: self.health.tell_writes(is_healthy),
                 turn=self.database.turn,
                 most_waiting=settings.queue_rows,
+                on_submit=None if self.tracing is None else self.tracing.waits,
+                on_commit=self._committed,
+                guard=self.database.check_file,
             )
             self._tokens = TokenAccess(reader, clock) if settings.has_tokens else None
             leases, self.follower = None, None
@@ -69,7 +81,12 @@ class Server:
                 term = round(settings.lease * 1e6)
                 leases = Leases(holder, self.writer, reader, clock, term=term)
                 self.follower = Follower(self.live, reader, every=settings.poll)
-            self.learner = Learner(self.live, reader, self.writer, clock, leases)
+            self.learner = Learner(self.live, reader, self.writer, clock, leases, self.tracing)
+            parts: dict[str, Part] = {"writer": self.writer, "learner": self.learner}
+            if self.follower is not None:
+                parts["follower"] = self.follower
+            self.health = Health(self.database, self.writer, parts, clock)
+            self.sample_ratios = SampleRatios(self.live, reader)
             self._transport = Transport(
                 settings,
                 DecisionService(self.live, reader, self.writer, clock, self.learner.notify),
@@ -79,16 +96,37 @@ class Server:
                 ),
                 self.writer,
                 self._tokens or OpenAccess(),
+                self.counters,
+                self.tracing,
             )
+            self._clock = clock
+            self.endpoint = self._made_endpoint()
         except BaseException:
             self.database.close()
             raise
-        self._clock = clock
-        self._is_open = False
+        self.health.on_change = self._tell_health
         self.port = self._transport.port
+
+    def _made_endpoint(self) -> Endpoint | None:
+        if self.settings.metrics_port is None:
+            return None
+        sources = metrics.Sources(
+            counters=self.counters,
+            live=self.live,
+            writer=self.writer,
+            learner=self.learner,
+            health=self.health,
+            ratios=self.sample_ratios,
+            clock=self._clock,
+        )
+        host, port = self.settings.metrics_host, self.settings.metrics_port
+        return Endpoint(host, port, metrics.registry(sources), self.health.state)
 
     def start(self) -> None:
         """Compile kernels, prove that a commit works, listen, and only then say SERVING."""
+        if self.endpoint is not None:  # it tells from the first moment that we are not ready
+            self.endpoint.start()
+            log.info("metrics on %s:%d", self.settings.metrics_host, self.endpoint.port)
         warm_up()
         self.writer.start()
         probe = str(self._clock())
@@ -100,16 +138,21 @@ class Server:
             self._tokens.start()
         elif not self.settings.is_loopback:
             log.warning("whoever reaches %s may do everything: no tokens", self.settings.host)
+        if self.endpoint is not None:
+            self.sample_ratios.start()
         self._transport.start()
-        self._is_open = True
-        self._transport.set_serving(is_serving=True)
+        self.health.open()
         log.info("serving on %s:%d", self.settings.host, self.port)
 
-    def _tell_health(self, is_healthy: bool) -> None:  # noqa: FBT001
-        """Let health checks know that writes fail, or work again."""
-        log.warning("writes %s", "work again" if is_healthy else "fail")
-        if self._is_open:
-            self._transport.set_serving(is_serving=is_healthy)
+    def _tell_health(self, state: State) -> None:
+        """Let health checks know what was found."""
+        self._transport.set_serving(is_serving=state.is_ready)
+        self._transport.set_alive(is_alive=state.is_alive)
+
+    def _committed(self, jobs: Sequence[Job[Any]], seconds: float) -> None:
+        self.counters.committed(jobs, seconds)
+        if self.tracing is not None:
+            self.tracing.committed(jobs, seconds)
 
     def stop(self) -> None:
         """Drain: refuse new requests, finish those under way, write what waits, close.
@@ -122,15 +165,21 @@ class Server:
         deadline = threading.Timer(self.settings.grace + 5.0, os._exit, args=(1,))
         deadline.daemon = True
         deadline.start()
-        self._is_open = False
         try:
+            self.health.drain()
             self._transport.stop(self.settings.grace)
+            self.health.close()
             if self.follower is not None:
                 self.follower.stop()
             if self._tokens is not None:
                 self._tokens.stop()
+            self.sample_ratios.stop()
             self.learner.stop()
             self.writer.stop()
+            if self.endpoint is not None:
+                self.endpoint.stop()
+            if self.tracing is not None:
+                self.tracing.close()
             self.database.close()
         finally:
             deadline.cancel()

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bandit.actions import Exclusion
 from bandit.decision import Group, Reason
@@ -392,6 +393,19 @@ class BanditClient:
             token = page.next_page_token
             if not token or len(found) >= most:
                 return found
+
+    def is_ready(self) -> bool:
+        """Ask the server's health whether requests are welcome.
+
+        Raises
+        ------
+        BanditError
+            If it can not be reached.
+        """
+        request = health_pb2.HealthCheckRequest()
+        stub: Any = health_pb2_grpc.HealthStub(self._channel)
+        answer = self._call(stub.Check, request)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def report(self, name: str) -> pb.GetReportResponse:
         """Read an experiment's report."""

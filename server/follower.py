@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from bandit.errors import BanditError
-from server import catalogue
+from server import bugs, catalogue
 from server.catalogue import Head
 from server.database import storage_error
 from server.live import Live
@@ -30,12 +30,18 @@ class Follower:
         Reads the database.
     every
         Seconds between two looks: how far behind a replica may be.
+
+    Attributes
+    ----------
+    has_died
+        Whether its thread ended without being told to.
     """
 
     def __init__(self, live: Live, reader: Engine, *, every: float = 0.2) -> None:
         self._live = live
         self._reader = reader
         self._every = every
+        self.has_died = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         live.look_up = self.look_up
@@ -80,10 +86,14 @@ class Follower:
             self._live.confirm(head.id, head.current_at)
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._every):
-            try:
-                self.look()
-            except (BanditError, SQLAlchemyError) as error:
-                log.error("following the database: %s", storage_error(error) or error)  # noqa: TRY400
-            except Exception:
-                log.exception("the follower met a bug")
+        try:
+            while not self._stopping.wait(self._every):
+                try:
+                    self.look()
+                except (BanditError, SQLAlchemyError) as error:
+                    log.error("following the database: %s", storage_error(error) or error)  # noqa: TRY400
+                except Exception as error:  # noqa: BLE001
+                    bugs.tell(log, "the follower met a bug", error)
+        except BaseException:
+            self.has_died = True
+            raise

@@ -8,6 +8,7 @@ its place in one transaction. An omission among those entries makes it fold from
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from server.database import storage_error
 from server.leasing import Leases
 from server.live import Live, LiveExperiment
 from server.omissions import Omission
+from server.tracing import Tracing
 from server.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -71,17 +73,27 @@ class Learner:
         Decides what is due.
     leases
         Which experiments are this process's to learn; None if all are.
+    tracing
+        Where spans of folds and publications go; None for nowhere.
+
+    Attributes
+    ----------
+    has_died
+        Whether its thread ended without being told to.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         live: Live,
         reader: Engine,
         writer: Writer,
         clock: Clock,
         leases: Leases | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._leases = leases
+        self.has_died = False
+        self._tracing = tracing
         self._live = live
         self._reader = reader
         self._writer = writer
@@ -103,6 +115,11 @@ class Learner:
             self._thread.join()
             if self._leases is not None:
                 self._leases.release()
+
+    def waiting(self, experiment_id: int) -> int | None:
+        """Give the outcomes folded and not yet published; None if this process does not learn."""
+        student = self._students.get(experiment_id)
+        return None if student is None else student.new
 
     def notify(self) -> None:
         """Say that outcomes were closed, so that the learner need not sleep on."""
@@ -138,6 +155,13 @@ class Learner:
         return busy
 
     def _run(self) -> None:
+        try:
+            self._learn()
+        except BaseException:
+            self.has_died = True
+            log.critical("the learner's thread died; nothing is learned any more", exc_info=True)
+
+    def _learn(self) -> None:
         while not self._stopping:
             self._wake.clear()
             busy = False
@@ -149,9 +173,9 @@ class Learner:
                     busy |= self.step(live)
                 except ConflictError as error:  # somebody else published: look again
                     self._lose(live.id)
-                    log.warning("learning of %r: %s", live.experiment.spec.name, error)
+                    log.warning("learning: %s", error, extra=_named(live))
                 except BanditError as error:
-                    log.error("learning of %r: %s", live.experiment.spec.name, error)  # noqa: TRY400
+                    log.error("learning: %s", error, extra=_named(live))  # noqa: TRY400
                 except Exception as error:  # noqa: BLE001
                     bugs.tell(log, f"the learner met a bug in {live.experiment.spec.name!r}", error)
             if not busy and not self._stopping:
@@ -238,7 +262,9 @@ class Learner:
         now = self._clock()
         if found.rows:
             student.first_at = student.first_at or now
-            lessons.learn(live.experiment, self._posterior(live, student), found.rows)
+            posterior = self._posterior(live, student)
+            with self._span_of_fold(live, len(found.rows)):
+                lessons.learn(live.experiment, posterior, found.rows)
             student.new, student.used_at = student.new + len(found.rows), now
         elif not (student.new or student.is_changed) and now - student.used_at > _IDLE_US:
             student.posterior = None
@@ -264,7 +290,20 @@ class Learner:
         student.left_out, student.seen = left_out, left_out[-1].seq
         student.is_changed = True
 
+    def _span_of_fold(self, live: LiveExperiment, outcomes: int) -> AbstractContextManager[None]:
+        if self._tracing is None:
+            return nullcontext()
+        return self._tracing.fold(live.id, live.experiment.spec.name, outcomes)
+
     def _publish(self, live: LiveExperiment, student: _Student) -> None:
+        if self._tracing is None:
+            self._publish_next(live, student)
+        else:
+            name = live.experiment.spec.name
+            with self._tracing.publication(live.id, name, student.version + 1):
+                self._publish_next(live, student)
+
+    def _publish_next(self, live: LiveExperiment, student: _Student) -> None:
         version = student.version + 1
         posterior = self._posterior(live, student)
         snapshot = live.experiment.publish(posterior, version=version)
@@ -275,5 +314,11 @@ class Learner:
         )
         self._write(live.id, lambda c: catalogue.add_snapshot(c, live.id, published))
         self._live.publish(live.id, snapshot, now)
+        log.debug("published", extra={**_named(live), "version": version, "outcomes": student.new})
         student.version, student.new, student.first_at = version, 0, None
         student.is_changed = False
+
+
+def _named(live: LiveExperiment) -> dict[str, str]:
+    """Give the fields of a log line about an experiment."""
+    return {"tenant": live.tenant, "experiment": live.experiment.spec.name}

@@ -45,6 +45,19 @@ class Settings(BaseSettings):
         Seconds after which another process learns for one that is gone.
     poll
         Seconds between two looks at what other processes wrote.
+    metrics_port, metrics_host
+        Where metrics and health are served over HTTP, by this process; None: nowhere, and port 0
+        takes a free one.
+    log_level
+        Least severe lines that are written.
+    log_format
+        ``json``, ``text``, or ``auto``: text on a terminal, JSON elsewhere.
+    slow_request
+        Seconds from which on a call is logged.
+    trace_endpoint
+        OTLP (gRPC) address that takes spans; None makes none.
+    trace_share
+        Share of the calls to trace, of those whose caller did not decide.
     insecure
         Whether a non-loopback address may be served without TLS or without tokens.
     auth
@@ -81,6 +94,13 @@ class Settings(BaseSettings):
     supervised: bool = False
     lease: float = Field(default=6.0, ge=0.5, le=600.0)
     poll: float = Field(default=0.2, ge=0.01, le=10.0)
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    metrics_host: str = "127.0.0.1"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+    slow_request: float = Field(default=1.0, gt=0.0, le=3_600.0)
+    trace_endpoint: str | None = None
+    trace_share: float = Field(default=0.01, ge=0.0, le=1.0)
     insecure: bool = False
     auth: Literal["none", "tokens"] | None = None
     tls_certificate: Path | None = None

@@ -20,17 +20,21 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from bandit.errors import BanditError, DeadlineError, UnavailableError
 from server import bugs, convert, status, tls
 from server.access import ROLES, Access, Caller
+from server.counters import Counters
 from server.database import storage_error
 from server.fastlane import FastLane, Reply
 from server.pb import bandit_pb2 as pb
 from server.service import DecisionService, ExperimentService, Pending
 from server.settings import Settings
 from server.tokens import Role
+from server.tracing import Tracing
+from server.watching import Watch
 from server.writer import Writer
 
 log = logging.getLogger(__name__)
 
 READINESS = "bandit.v1.Readiness"
+LIVENESS = "bandit.v1.Liveness"
 SMALL = 32_768
 """Bytes of a message up to which the polling thread reads it itself."""
 
@@ -51,6 +55,10 @@ class Transport:
         Takes the jobs of calls that wait without a thread.
     access
         Decides who may call what.
+    counters
+        Told how every call ended.
+    tracing
+        Where spans go; None for nowhere.
 
     Raises
     ------
@@ -60,13 +68,15 @@ class Transport:
         If the TLS files can not be used.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         settings: Settings,
         decisions: DecisionService,
         experiments: ExperimentService,
         writer: Writer,
         access: Access,
+        counters: Counters,
+        tracing: Tracing | None = None,
     ) -> None:
         credentials = tls.server_credentials(settings)
         self._health = health.HealthServicer()
@@ -87,6 +97,7 @@ class Transport:
                     _Desk(self._lane, self._gate, writer, access),
                     ROLES[f"{name}/{method.name}"],
                     begins.get(method.name),
+                    Watch(f"{name}/{method.name}", counters, settings.slow_request, tracing),
                 ).handler()
                 for method in descriptor.methods
             }
@@ -96,6 +107,7 @@ class Transport:
         aside = ThreadPoolExecutor(8, thread_name_prefix="aside")
         health_pb2_grpc.add_HealthServicer_to_server(_aside(self._health, aside), self._server)
         self.set_serving(is_serving=False)
+        self.set_alive(is_alive=True)
         names = [f"{pb.DESCRIPTOR.package}.{name}" for name in services]
         names = [*names, health.SERVICE_NAME, reflection.SERVICE_NAME]
         servicer = _aside(_Reflection(names, access), aside)
@@ -121,9 +133,12 @@ class Transport:
 
     def set_serving(self, *, is_serving: bool) -> None:
         """Tell health checks whether requests are welcome."""
-        code = health_pb2.HealthCheckResponse
         for name in ("", READINESS):
-            self._health.set(name, code.SERVING if is_serving else code.NOT_SERVING)
+            self._health.set(name, _health_code(is_good=is_serving))
+
+    def set_alive(self, *, is_alive: bool) -> None:
+        """Tell health checks whether the process can still do its work."""
+        self._health.set(LIVENESS, _health_code(is_good=is_alive))
 
     def stop(self, grace: float) -> None:
         """Take no more requests, finish those under way, then close."""
@@ -151,6 +166,11 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     }
     options |= {name: round(1_000 * told) for name, told in seconds.items() if told}
     return list(options.items())
+
+
+def _health_code(*, is_good: bool) -> int:
+    code = health_pb2.HealthCheckResponse
+    return int(code.SERVING if is_good else code.NOT_SERVING)
 
 
 class _Reflection(reflection.ReflectionServicer):
@@ -221,19 +241,24 @@ class _Desk(NamedTuple):
 class _Call:
     """One RPC function as gRPC sees it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         method: Method,
         kind: type[Message],
         desk: _Desk,
         role: Role,
         begin: Callable[[Any, Caller], Pending] | None,
+        watch: Watch,
     ) -> None:
+        self._watch = watch
         self._method = method
         self._kind = kind
         self._lane, self._gate, self._writer, self._access = desk
         self._role = role
         self._begin = begin
+        if watch.is_tracing:
+            self._run = watch.within(self._run)  # type: ignore[method-assign]
+            self._start = watch.within(self._start)  # type: ignore[method-assign]
 
     def handler(self) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """Give the handler; its ``begin`` is for the fast lane, the rest for without."""
@@ -252,6 +277,7 @@ class _Call:
 
     def _take(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
         """Begin a call in the polling thread, or give it a thread."""
+        reply = self._watch.over(reply, context)
         caller = self._admitted(data, context, reply)
         if caller is None:
             return
@@ -269,6 +295,10 @@ class _Call:
         try:
             caller = self._access.admit(context.invocation_metadata, self._role)
             self._gate.enter(caller.tenant, len(data))
+        except UnavailableError as error:
+            self._watch.shed()
+            reply(status.to_status(error))
+            return None
         except Exception as error:  # noqa: BLE001  the polling thread must never see one
             reply(_failed(error, self._kind))
             return None
@@ -276,6 +306,7 @@ class _Call:
 
     def _enter_and_run(self, data: bytes, context: grpc.ServicerContext, reply: Reply) -> None:
         """Carry a call that came without the fast lane."""
+        reply = self._watch.over(reply, context)
         caller = self._admitted(data, context, reply)
         if caller is not None:
             self._run(data, context, reply, caller)

@@ -88,7 +88,7 @@ class _Workers:
     def run(self, on_ready: Callable[[int], None]) -> int:
         """Start all, watch them, stop them."""
         try:
-            self._running = [self._spawn() for _ in range(self._settings.workers)]
+            self._running = [self._spawn(i) for i in range(self._settings.workers)]
             if not all(self._is_ready(worker) for worker in self._running):
                 return 1
             on_ready(self._port)
@@ -97,9 +97,11 @@ class _Workers:
             status = self._stop()
         return status
 
-    def _spawn(self) -> "subprocess.Popen[str]":
+    def _spawn(self, index: int) -> "subprocess.Popen[str]":
         given = self._settings.model_dump(exclude_none=True)
         given |= {"port": self._port, "workers": 1, "share_port": True, "supervised": True}
+        if self._settings.metrics_port:
+            given["metrics_port"] = self._settings.metrics_port + index
         environment = os.environ | {f"BANDIT_{k.upper()}": str(v) for k, v in given.items()}
         return subprocess.Popen(
             [sys.executable, "-m", "server", "serve"],
@@ -121,7 +123,7 @@ class _Workers:
                 log.error("worker %d ended with status %s", worker.pid, worker.returncode)
                 if self._asked.wait(PAUSE):
                     return
-                self._running[i] = self._spawn()
+                self._running[i] = self._spawn(i)
 
     def _stop(self) -> int:
         """Let all drain; give 1 if one had to be ended, or ended badly.

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -45,9 +45,14 @@ class Job(Generic[T]):
         Monotonic seconds after which nobody waits any more, and nothing is done.
     on_done
         Called by the writer's thread once the job is durable or has failed; never raises.
+    trace
+        The span it belongs to; only set where calls are traced.
     """
 
-    __slots__ = ("error", "expires", "on_done", "result", "rows")
+    proves = True
+    """Whether its success shows that writes work; a call may have had nothing to write."""
+
+    __slots__ = ("error", "expires", "on_done", "result", "rows", "trace")
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
@@ -55,6 +60,7 @@ class Job(Generic[T]):
         self.error: BaseException | None = None
         self.expires = math.inf
         self.on_done: Callable[[], None]
+        self.trace: Any
 
     def outcome(self) -> T:
         """Give the result of a finished job, or raise what it failed with."""
@@ -96,6 +102,8 @@ class Call(Job[T]):
     ``experiment_id`` names the experiment it writes to, if that has a log already.
     """
 
+    proves = False
+
     __slots__ = ("experiment_id", "function")
 
     def __init__(
@@ -121,9 +129,24 @@ class Writer:
         Held during each transaction, so that commands may write beside a server.
     most_waiting
         Rows that may wait; a job that finds so many is refused, unless it is a ``Call``.
+    on_submit
+        Told of every job before it waits, in the thread that hands it over; None: nobody is.
+    on_commit
+        Told of the jobs and the seconds of every transaction, once all are answered.
+    guard
+        Called before a commit; raises UnavailableError if it would not last.
+
+    Attributes
+    ----------
+    failures
+        Transactions that failed.
+    has_died
+        Whether its thread ended without being told to.
+    proved_at
+        Monotonic seconds of the last commit that added to a log; -inf before the first.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         engine: Engine,
         *,
@@ -131,10 +154,19 @@ class Writer:
         on_health: Callable[[bool], None] = lambda _: None,
         turn: Turn | None = None,
         most_waiting: int = 50_000,
+        on_submit: Callable[[Job[Any]], None] | None = None,
+        on_commit: Callable[[Sequence[Job[Any]], float], None] = lambda _jobs, _seconds: None,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
+        self.failures = 0
+        self.has_died = False
+        self.proved_at = -math.inf
         self._engine = engine
         self._turn = turn or Turn()
         self._on_health = on_health
+        self._on_submit = on_submit
+        self._on_commit = on_commit
+        self._guard = guard
         self._is_healthy = True
         self._most_rows = most_rows
         self._most_waiting = most_waiting
@@ -142,6 +174,7 @@ class Writer:
         self._rows_taken = 0  # changed by the writer's thread alone
         self._queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._taken: list[Job[Any]] = []
         self._stopped = False
         self._door = threading.Lock()
         self._connection: Connection | None = None
@@ -158,6 +191,11 @@ class Writer:
             self._queue.put(None)
         if self._thread.ident is not None:  # it was started
             self._thread.join()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait."""
+        return self._queue.qsize()
 
     def write(self, job: Job[T], expires: float = math.inf) -> T:
         """Hand over a job and wait until it is durable.
@@ -200,6 +238,8 @@ class Writer:
             if waiting and waiting + job.rows > self._most_waiting and not isinstance(job, Call):
                 raise UnavailableError(f"{waiting} rows wait to be written; try again")
             self._rows_put += job.rows
+            if self._on_submit is not None:
+                self._on_submit(job)
             self._queue.put(job)
 
     def call(
@@ -221,14 +261,33 @@ class Writer:
         return self.write(Call(function, experiment_id), expires)
 
     def _run(self) -> None:
-        while True:
-            job = self._queue.get()
-            if job is None:
-                break
-            self._commit(self._gather(job))
-        self._finish_late()
+        try:
+            while True:
+                job = self._queue.get()
+                if job is None:
+                    break
+                self._commit(self._gather(job))
+            self._finish_late()
+        except BaseException as error:  # noqa: BLE001
+            self.has_died = True
+            bugs.tell(log, "the writer's thread died; nothing is written any more", error)
+            self._abandon()
         if self._connection is not None:
             self._connection.close()
+
+    def _abandon(self) -> None:
+        """Tell those who wait that nobody writes any more, and let nobody else wait."""
+        with self._door:
+            self._stopped = True
+        lost, self._taken = self._taken, []
+        while not self._queue.empty():
+            left = self._queue.get()
+            if left is not None:
+                lost.append(left)
+        for left in lost:
+            with suppress(Exception):
+                left.error = UnavailableError("the server can not write any more")
+                left.on_done()
 
     def _finish_late(self) -> None:
         while not self._queue.empty():  # those who came while the stop was on its way
@@ -238,7 +297,8 @@ class Writer:
                 self._commit([late])
 
     def _gather(self, first: Job[Any]) -> list[Job[Any]]:
-        jobs, rows = [first], first.rows
+        jobs = self._taken = [first]
+        rows = first.rows
         while rows < self._most_rows:
             try:
                 job = self._queue.get_nowait()
@@ -258,19 +318,23 @@ class Writer:
             if job.expires < now:
                 job.error = DeadlineError("the deadline passed before the work began")
         _decide([j for j in jobs if isinstance(j, AppendDecisions) and j.error is None])
-        self._try([job for job in jobs if job.error is None])
+        sound = [job for job in jobs if job.error is None]
+        seconds = self._attempt(sound)
+        self._taken = []
         for job in jobs:
             try:
                 job.on_done()
             except Exception as error:  # noqa: BLE001
                 bugs.tell(log, "a caller could not be told", error)
+        if seconds is not None:
+            self._tell(sound, seconds)
 
-    def _try(self, jobs: list[Job[Any]]) -> None:
-        """Make jobs durable, or let each know why not."""
+    def _attempt(self, jobs: list[Job[Any]]) -> float | None:
+        """Commit; give the seconds it took, or None if it failed and the jobs say why."""
+        began = time.perf_counter()
         try:
             self._store(jobs)
-            self._note(is_healthy=True)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, UnavailableError) as error:
             log.error("%d jobs failed to commit: %s", len(jobs), cause_of(error))  # noqa: TRY400
             for job in jobs:
                 job.error = UnavailableError("the database did not take the write; try again")
@@ -279,6 +343,11 @@ class Writer:
             bugs.tell(log, "the writer met a bug", error)
             for job in jobs:
                 job.error = RuntimeError("internal error in the writer")
+        else:
+            if any(job.proves for job in jobs):
+                self._note(is_healthy=True)
+            return time.perf_counter() - began
+        return None
 
     def _store(self, jobs: list[Job[Any]]) -> None:
         try:
@@ -308,7 +377,17 @@ class Writer:
         log.warning("the connection broke; looking up %d jobs", len(known))
         self._transact(known, _merge)
 
+    def _tell(self, jobs: list[Job[Any]], seconds: float) -> None:
+        """Let the transaction be counted; those it answered do not wait for that."""
+        if any(job.proves for job in jobs):
+            self.proved_at = time.monotonic()
+        try:
+            self._on_commit(jobs, seconds)
+        except Exception as error:  # noqa: BLE001
+            bugs.tell(log, "a commit could not be counted", error)
+
     def _note(self, *, is_healthy: bool) -> None:
+        self.failures += not is_healthy
         if is_healthy != self._is_healthy:
             self._is_healthy = is_healthy
             self._on_health(is_healthy)
@@ -344,6 +423,7 @@ class Writer:
             for job in jobs:
                 if isinstance(job, Call):
                     _call(connection, job)
+            self._guard()
 
 
 def _decide(jobs: list[AppendDecisions]) -> None:

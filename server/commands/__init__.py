@@ -20,6 +20,7 @@ from server.commands import (
     replay,
     retain,
     serve,
+    status,
     tokens,
     verify,
 )
@@ -46,6 +47,7 @@ def about(
 
 
 app.command("serve")(serve.serve)
+app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.add_typer(experiments.app, name="experiments")
 app.add_typer(tokens.app, name="tokens")

@@ -1,7 +1,6 @@
 """``banditctl serve``: run a server until it is told to stop."""
 
 import gc
-import logging
 import signal
 import sys
 import threading
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from server import logs
 from server import settings as settings_module
 from server.app import Server
 from server.workers import run_workers
@@ -38,6 +38,22 @@ def serve(  # noqa: PLR0913  one per setting
     tls_client_ca: Annotated[
         Path | None, typer.Option(help="Authorities whose certificates callers must have, PEM.")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Port of metrics and health over HTTP; 0 takes a free one (none)."),
+    ] = None,
+    metrics_host: Annotated[
+        str | None, typer.Option(help="Address of metrics and health (127.0.0.1).")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info, warning or error (info).")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="json, text, or auto: text on a terminal (auto).")
+    ] = None,
+    trace_endpoint: Annotated[
+        str | None, typer.Option(help="OTLP address that takes traces (none); needs an extra.")
+    ] = None,
     insecure: Annotated[  # noqa: FBT002
         bool,
         typer.Option("--insecure", help="Allow plain text and no tokens on other than loopback."),
@@ -47,12 +63,6 @@ def serve(  # noqa: PLR0913  one per setting
 
     Every option can also be given in the environment, such as BANDIT_DATABASE.
     """
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     settings = settings_module.read(
         database=database,
         host=host,
@@ -65,8 +75,14 @@ def serve(  # noqa: PLR0913  one per setting
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        log_level=log_level,
+        log_format=log_format,
+        trace_endpoint=trace_endpoint,
         insecure=insecure or None,
     )
+    logs.configure(settings.log_level, settings.log_format)
     if settings.workers > 1:
         count, address = settings.workers, settings.host
         raise typer.Exit(
