@@ -14,7 +14,7 @@ serve: $(READY)
 	$(BIN)/banditctl serve
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -27,6 +27,7 @@ check: $(READY)
 crash: $(READY)
 	$(BIN)/python -m benchmarks.overload
 	$(BIN)/python -m tests.crash.rounds --backend sqlite --rounds 20
+	$(BIN)/python -m tests.crash.rounds --backend postgresql --rounds 10
 
 # A hundred thousand requests and files that nobody should send: some minutes.
 fuzz: $(READY)

@@ -18,7 +18,7 @@ from bandit.spec import ExperimentSpec
 from benchmarks.load import write_messages
 from server import convert
 from server.client import BanditClient
-from server.learner import FOLD_ROWS, rows_of
+from server.lessons import FOLD_ROWS, rows_of
 from server.pb import bandit_pb2 as pb
 from sims import worlds
 

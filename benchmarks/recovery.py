@@ -22,14 +22,14 @@ from bandit import rng
 from bandit.spec import ExperimentSpec
 from benchmarks.batches import experiment, requests
 from benchmarks.server import start
-from server import storage
+from server import ledger, storage
+from server.access import DEFAULT_TENANT
 from server.catalogue import find_experiment
 from server.client import BanditClient
 from server.database import Database
 from server.pb import bandit_pb2 as pb
 from server.pb import bandit_pb2_grpc as stubs
 from server.storage import DecisionRow, EventRow
-from server.transport import DEFAULT_TENANT
 
 GOAL = 15.0
 CHUNK = 1_000
@@ -83,7 +83,7 @@ def fill(folder: Path, spec: ExperimentSpec, entries: int) -> None:
                         EventRow(one.request_id, one.decision_id, reward.name, most, now, now)
                         for one in rows[::5]
                     ]
-                    storage.append_events(connection, row.id, spec.outcome, events, now)
+                    ledger.append_events(connection, row.id, spec.outcome, events, now)
     finally:
         database.close()
 

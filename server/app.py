@@ -75,13 +75,13 @@ class Server:
                 guard=self.database.check_file,
             )
             self._tokens = TokenAccess(reader, clock) if settings.has_tokens else None
-            leases, self.follower = None, None
+            self.leases, self.follower = None, None
             if self.database.is_shared:
                 holder = f"{socket.gethostname()[:24]}-{os.getpid()}-{secrets.token_hex(6)}"
                 term = round(settings.lease * 1e6)
-                leases = Leases(holder, self.writer, reader, clock, term=term)
+                self.leases = Leases(holder, self.writer, reader, clock, term=term)
                 self.follower = Follower(self.live, reader, every=settings.poll)
-            self.learner = Learner(self.live, reader, self.writer, clock, leases, self.tracing)
+            self.learner = Learner(self.live, reader, self.writer, clock, self.leases, self.tracing)
             parts: dict[str, Part] = {"writer": self.writer, "learner": self.learner}
             if self.follower is not None:
                 parts["follower"] = self.follower
@@ -175,6 +175,8 @@ class Server:
                 self._tokens.stop()
             self.sample_ratios.stop()
             self.learner.stop()
+            if self.leases is not None:
+                self.leases.release()
             self.writer.stop()
             if self.endpoint is not None:
                 self.endpoint.stop()

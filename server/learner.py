@@ -113,8 +113,6 @@ class Learner:
         self._wake.set()
         if self._thread.ident is not None:  # it was started
             self._thread.join()
-            if self._leases is not None:
-                self._leases.release()
 
     def waiting(self, experiment_id: int) -> int | None:
         """Give the outcomes folded and not yet published; None if this process does not learn."""

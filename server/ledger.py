@@ -12,13 +12,13 @@ clock, never on who shared its transaction.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import and_, bindparam, delete, func, select, update
 from sqlalchemy.engine import Connection
 
 from bandit.errors import BanditError, ConflictError, NotFoundError
 from bandit.outcome import OutcomeRule
 from bandit.outcome import RewardEvent as Event
-from server.prepared import Prepared
+from server.prepared import Append, Prepared
 from server.schema import (
     AnyRow,
     decisions,
@@ -37,10 +37,10 @@ _LOCK = Prepared(
     .returning(experiments.c.next_seq, experiments.c.closed_seq),
     ["the_id"],
 )
-_INSERT_EVENT = Prepared(insert(reward_events), reward_events.c.keys())
-_INSERT_EXPOSURE = Prepared(insert(exposures), exposures.c.keys())
-_INSERT_OUTCOME = Prepared(insert(outcomes), outcomes.c.keys())
-_INSERT_WINDOW = Prepared(insert(open_windows), open_windows.c.keys())
+_INSERT_EVENT = Append(reward_events)
+_INSERT_EXPOSURE = Append(exposures)
+_INSERT_OUTCOME = Append(outcomes)
+_INSERT_WINDOW = Append(open_windows)
 
 
 class Closed(NamedTuple):

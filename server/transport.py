@@ -154,7 +154,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         "grpc.so_reuseport": int(settings.share_port),
         "grpc.max_metadata_size": 8_192,
         "grpc.absolute_max_metadata_size": 16_384,
-        "grpc.max_concurrent_streams": 2 * settings.in_flight + 100,  # of one connection
+        "grpc.max_concurrent_streams": 16 * settings.in_flight + 100,  # of one connection
         "grpc.http2.min_recv_ping_interval_without_data_ms": 10_000,
         "grpc.keepalive_permit_without_calls": 1,
     }

@@ -326,6 +326,7 @@ class Writer:
                 job.on_done()
             except Exception as error:  # noqa: BLE001
                 bugs.tell(log, "a caller could not be told", error)
+            job.on_done = _told
         if seconds is not None:
             self._tell(sound, seconds)
 
@@ -424,6 +425,10 @@ class Writer:
                 if isinstance(job, Call):
                     _call(connection, job)
             self._guard()
+
+
+def _told() -> None:
+    """Stand for whom a job has told: else job and caller, a whole call, would hold each other."""
 
 
 def _decide(jobs: list[AppendDecisions]) -> None:

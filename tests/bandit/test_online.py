@@ -112,7 +112,7 @@ def test_weights_and_forgetting_equal_a_weighted_regression(
     *, joint: bool, weight: float, share: float, seed: int
 ):
     features, _, belief = model(joint=joint)
-    x, actions, rewards, _ = outcomes(30, features.space.size, seed)
+    x, actions, rewards, *_ = outcomes(30, features.space.size, seed)
     for row, action, reward in zip(x, actions, rewards, strict=True):
         belief.add(row, int(action), float(reward), weight)
     belief.forget(share)
@@ -213,7 +213,7 @@ def test_a_fading_belief_stays_beside_a_fading_posterior(*, joint: bool, size: f
     features, _, _ = model(joint=joint)
     posterior = GaussianPosterior(features, Noise(), 200.0)
     belief = begin(posterior, exploration=1.0, stream=STREAM)
-    x, actions, rewards, _ = outcomes(2_000, features.space.size, 3)
+    x, actions, rewards, *_ = outcomes(2_000, features.space.size, 3)
     rewards = size * (x @ np.array([1.0, 0.5, -0.5, 0.3]) + 0.1 * rewards)
     times = np.arange(2_000.0)
     posterior.fold(Outcomes(x, actions, rewards, times), seq=2_000)
@@ -231,7 +231,7 @@ def test_a_fading_belief_stays_beside_a_fading_posterior(*, joint: bool, size: f
 def test_a_belief_that_goes_on_from_a_fading_posterior_counts_the_pause():
     features, _, _ = model(joint=False)
     posterior = GaussianPosterior(features, Noise(), 100.0)
-    x, actions, rewards, _ = outcomes(60, 3, 4)
+    x, actions, rewards, *_ = outcomes(60, 3, 4)
     posterior.fold(Outcomes(x, actions, rewards, np.arange(60.0)), seq=60)
     belief = begin(posterior, exploration=1.0, stream=STREAM)
     late = Outcomes(x[:1], actions[:1], rewards[:1], np.array([559.0]))
@@ -271,7 +271,7 @@ def test_surprise_is_the_squared_error_over_its_variance(
 ):
     belief = by_surprise(30.0, joint=joint, sd=sd)
     features, expected = model(joint=joint).features, 0.0
-    x, actions, rewards, _ = outcomes(n, features.space.size, seed)
+    x, actions, rewards, *_ = outcomes(n, features.space.size, seed)
     for row, action, reward in zip(x, actions.tolist(), rewards.tolist(), strict=True):
         if belief._landmark is not None:
             belief._fade(belief._surprise)  # as the update itself begins
@@ -291,7 +291,7 @@ def test_a_change_makes_the_past_fade_sooner(*, joint: bool):
     random, weights = np.random.default_rng(6), np.array([1.0, 0.5, -0.5, 0.3])
     belief = by_surprise(200.0, joint=joint)
     k = model(joint=joint).features.space.size
-    x, actions, _, _ = outcomes(3_000, k, 8)
+    x, actions, *_ = outcomes(3_000, k, 8)
     noise = 0.3 * random.standard_normal(3_000)
     for t in range(2_900):
         belief.learn(x[t], int(actions[t]), float(x[t] @ weights + noise[t]))
@@ -307,7 +307,7 @@ def test_a_change_makes_the_past_fade_sooner(*, joint: bool):
 
 def test_one_outcome_forgets_half_at_most():
     belief = by_surprise(50.0)
-    x, actions, rewards, _ = outcomes(400, 3, 9)
+    x, actions, rewards, *_ = outcomes(400, 3, 9)
     for row, action, reward in zip(x, actions, rewards, strict=True):
         belief.learn(row, int(action), float(reward))
     clock = belief._surprise
@@ -321,7 +321,7 @@ def test_one_outcome_forgets_half_at_most():
 @pytest.mark.parametrize("joint", [False, True])
 def test_surprise_counts_in_a_batch_as_one_by_one(*, joint: bool):
     one, many = by_surprise(20.0, joint=joint), by_surprise(20.0, joint=joint)
-    x, actions, rewards, _ = outcomes(60, model(joint=joint).features.space.size, 10)
+    x, actions, rewards, *_ = outcomes(60, model(joint=joint).features.space.size, 10)
     for row, action, reward in zip(x, actions, rewards, strict=True):
         one.learn(row, int(action), float(reward))
     many.learn_batch(x, actions, rewards)

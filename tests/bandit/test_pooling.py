@@ -162,7 +162,7 @@ def test_the_order_of_levels_does_not_matter(seed: int):
 def test_the_prior_is_always_finite_and_positive(
     seed: int, levels: int, each: int, unit: float, kind: str
 ):
-    x, actions, rewards, _ = world(
+    x, actions, rewards, *_ = world(
         levels, each=each, width=3, mean=0.5, spread=0.2, noise=0.5, seed=seed
     )
     x[:, 2] = {"collinear": x[:, 1], "constant": x[:, 0], "zero": 0.0 * x[:, 0]}.get(kind, x[:, 2])

@@ -219,6 +219,8 @@ def test_an_unknown_posterior_has_no_published_form():
 
         def _add(self, outcomes: Outcomes, weights: Floats) -> None: ...
 
+        def _correct(self, outcomes: Outcomes, weights: Floats) -> None: ...
+
         def statistics(self) -> dict[str, Floats]:
             return {}
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, Self
 
+from tests.postgres import PostgresServer
+
 SERVE = ("server",)
 _ANNOUNCEMENT = "serving on "
 
@@ -73,7 +75,26 @@ class Sqlite:
         """Nothing was started."""
 
 
-BACKENDS: dict[str, type[Backend]] = {"sqlite": Sqlite}
+class PostgreSQL:
+    """A database server of its own, which lives on while our server is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = PostgresServer()
+        self.url = self._server.fresh()
+        self.secret = folder / "secret"
+        self.secret.write_text(secrets.token_hex(32))
+
+    @contextmanager
+    def still(self) -> Iterator[str]:
+        """Read the database itself: a reader mends nothing there."""
+        yield self.url
+
+    def close(self) -> None:
+        """End the database server."""
+        self._server.stop()
+
+
+BACKENDS: dict[str, type[Backend]] = {"sqlite": Sqlite, "postgresql": PostgreSQL}
 
 
 class Served:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from server import __main__ as command_line
-from server import convert, storage
+from server import convert, ledger, storage
 from server.live import Live
 from server.writer import AppendDecisions, Writer
 
@@ -61,7 +61,7 @@ def after_insert(cross: Cross) -> None:
 
 def between_event_and_outcome(cross: Cross) -> None:
     """Stop where a terminal event was inserted, and the outcome it closes was not."""
-    _wrapped(storage, "_close", before=cross)
+    _wrapped(ledger._INSERT_OUTCOME, "execute", before=cross)
 
 
 def before_commit(cross: Cross) -> None:

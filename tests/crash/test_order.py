@@ -7,11 +7,12 @@ after the last I saw" then skips it for ever. The audit finds that.
 
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy.engine import Connection
 
-from server import storage
+from server import ledger, storage
 from server.audit import audit
 from server.storage import EventRow
 from tests.server.harness import Clock, Peer
@@ -36,7 +37,7 @@ def buys(peer: Peer, name: str, n: int) -> list[EventRow]:
 def commit(peer: Peer, name: str, event: EventRow) -> None:
     rule = peer.live(name).experiment.spec.outcome
     with peer.server.database.writer.begin() as connection:
-        storage.append_events(connection, peer.live(name).id, rule, [event], peer.clock.now)
+        ledger.append_events(connection, peer.live(name).id, rule, [event], peer.clock.now)
 
 
 @pytest.mark.parametrize("own_sequence", [False, True], ids=["counter row", "own sequence"])
@@ -72,10 +73,17 @@ def draw(monkeypatch: pytest.MonkeyPatch, drawn: dict[str, int]) -> None:
     taken: dict[int, int] = {}
 
     def take(connection: Connection, experiment_id: int, n: int) -> int:
-        if n == 0:
-            taken[id(connection)] = places[next(order)]
-        else:
-            counter(connection, experiment_id, n)
+        counter(connection, experiment_id, n)
         return taken[id(connection)]
 
-    monkeypatch.setattr(storage, "take_seq", take)
+    class Drawn:
+        """Stands for the lock of the counter row, and gives the place that was drawn."""
+
+        def execute(self, connection: Connection, rows: list[tuple[int]]) -> object:
+            locked = lock.execute(connection, rows).first()
+            taken[id(connection)] = places[next(order)]
+            return SimpleNamespace(first=lambda: (taken[id(connection)], locked[1]))
+
+    lock = ledger._LOCK
+    monkeypatch.setattr(ledger, "_LOCK", Drawn())
+    monkeypatch.setattr(ledger, "take_seq", take)

@@ -32,7 +32,6 @@ def settings(postgres: PostgresServer, tmp_path: Path) -> Iterator[Settings]:
     url, secret = postgres.fresh(), tmp_path / "secret"
     secret.write_text("s" * 64)
     yield Settings(database=url, secret_file=secret, port=0, lease=1.0, poll=0.05, grace=5.0)
-    postgres.drop(url)
 
 
 class Connection:

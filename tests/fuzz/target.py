@@ -16,13 +16,13 @@ from google.protobuf.message import Message
 
 from bandit import spec_file
 from server import convert
+from server.access import DEFAULT_TENANT
 from server.app import Server
 from server.audit import audit
 from server.pb import bandit_pb2 as pb
 from server.pb import bandit_pb2_grpc as stubs
 from server.settings import Settings
 from server.status import STATUS
-from server.transport import DEFAULT_TENANT
 from sims import worlds
 from tests.server.harness import SPEC, decide_request, reward_request
 

@@ -247,6 +247,9 @@ def ask(method: str, experiment: str, decision_id: str) -> Message:
         ("experiment", experiment),
         ("name", experiment),
         ("decision_id", decision_id),
+        ("event_id", f"e {method}"),
+        ("request_id", f"r {method}"),
+        ("reason", "a test"),
     ):
         if name in fields:
             setattr(request, name, value)

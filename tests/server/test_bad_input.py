@@ -463,7 +463,7 @@ EMPTY_FIELD = {
 }
 
 
-@pytest.mark.parametrize("method", set(REQUESTS) - LISTS)
+@pytest.mark.parametrize("method", sorted(set(REQUESTS) - LISTS))
 def test_an_empty_request(target: Target, method: str):
     found = target.refuse(method, b"")
     first = "experiment" if method.startswith("Decision") else "name"

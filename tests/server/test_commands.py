@@ -570,7 +570,7 @@ def test_a_server_that_can_not_start_says_why(refused: dict[str, Refused], case:
 @pytest.mark.parametrize("case", [case for case in SERVE if case != "port in use"])
 def test_a_server_that_can_not_start_makes_no_database(refused: dict[str, Refused], case: str):
     new = refused[case].after - refused[case].before
-    assert not [name for name in new if not name.endswith((".lock", ".secret"))]
+    assert not [name for name in new if not name.endswith((".lock", ".secret", ".turn"))]
 
 
 REFUSED = {

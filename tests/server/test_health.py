@@ -174,7 +174,7 @@ def test_a_writer_that_died_keeps_nobody_waiting(sick: Peer):
     waiting = [sick.decisions.Decide.future(decide_request(name, f"r{i}")) for i in range(3)]
     eventually(lambda: sick.server.writer.waiting == 3)
     broken: Call[None] = Call(lambda _: None)
-    broken.rows = None  # type: ignore[assignment]
+    broken.expires = None  # type: ignore[assignment]
     told_off = threading.Event()
     broken.on_done = told_off.set
     sick.server.writer.submit(broken)

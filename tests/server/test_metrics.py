@@ -13,11 +13,11 @@ from sqlalchemy import update
 from bandit.decision import Group, Reason
 from bandit.errors import UnavailableError
 from server import metrics
+from server.access import DEFAULT_TENANT
 from server.counters import LAGS, Distribution
 from server.pb import bandit_pb2 as pb
 from server.sample_ratio import ENOUGH
 from server.schema import decisions
-from server.transport import DEFAULT_TENANT
 from tests.server.harness import (
     SECOND,
     Clock,

@@ -219,7 +219,7 @@ def test_a_paused_experiment_answers_the_fallback_and_an_archived_one_repeats(st
 
 
 def test_an_experiment_without_context_takes_rows_of_nothing(peer: Peer, name: str) -> None:
-    plain = peer.create(f"{name}-plain", context=[])
+    plain = peer.create(f"plain-{name}"[:64], context=[])
     asked = packed_request(plain, "n", [()] * 3, rows=b"", columns=0)
     assert len(decide(peer, asked).actions) == 12
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select, text
 
 from bandit.errors import CorruptionError, UnavailableError
-from server import catalogue, retention, storage
+from server import catalogue, lessons, retention
 from server.audit import Findings, audit
 from server.commands import retain
 from server.database import Database
@@ -176,7 +176,8 @@ def test_a_base_without_its_snapshots_is_the_fold(aged: Peer):
         ).scalars()
         for seq in later.all():
             assert retention.fold(connection, live, base, seq) is base
-        assert storage.unlearned(connection, live.id, base.seq, 9) == []
+        rule = live.experiment.spec.outcome
+        assert lessons.read(connection, live.id, rule, after=base.seq).rows == []
 
 
 def test_the_command(aged: Peer, capsys: pytest.CaptureFixture[str], tmp_path: Path):
