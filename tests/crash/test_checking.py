@@ -11,7 +11,7 @@ from server.client import BanditClient
 from tests.crash.checking import Checked, check
 from tests.crash.crowd import SPEC, Journal, Lines, ask, fact, shown
 from tests.crash.rounds import begin
-from tests.server.harness import Peer
+from tests.server.harness import Peer, eventually
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, li
                 told = fact(f"r{i}", answer.decision_id, 1)
                 client.record_reward(SPEC.name, told)
                 journal.write("E", f"r{i}", told.decision_id, told.name)
+                if i in (4, 9):  # two snapshots at least, so that an old one can be harmed
+                    versions = (i + 1) // 5
+                    eventually(lambda: peer.live(SPEC.name).snapshot.version >= versions)  # noqa: B023
     journal.close()
     yield folder, [journal.now()]
 
