@@ -270,6 +270,7 @@ class Campaigns(RuleBasedStateMachine):
     def begin(self, names: list[str], *, started: bool) -> None:
         self.names = dict(zip(["main", "other"], names, strict=False))
         self.folder = Path(tempfile.mkdtemp())
+        (self.folder / "bandit.db.secret").write_text("the same in every run, so that it repeats")
         self.clock = Clock()
         app.warm_up = _compiled_once  # type: ignore[assignment]  starts are frequent here
         self.peer = Peer(self.folder, clock=self.clock, database=self.store(self.folder))
@@ -470,7 +471,7 @@ class Campaigns(RuleBasedStateMachine):
         model = self.models.get(name)
         request = pb.RollbackRequest(name=name, to_snapshot=to, reason="why not")
         request.request_id = f"roll back {model.length if model else 0}"
-        request.without_reporter = "local" if reporter else ""
+        request.without_reporter = "anonymous" if reporter else ""
         begin = 0 if since is None else self.clock.now - since * SECOND
         if since is not None:
             request.since.FromMicroseconds(begin)
