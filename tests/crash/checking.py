@@ -79,7 +79,10 @@ def check(url: str, secret: Path, journals: Sequence[Lines], *, again: bool = Tr
 
 
 def _stored(connection, experiment: int) -> tuple[list[tuple[str, list[str]]], set[str]]:  # noqa: ANN001
-    """Read what a client was told of every entry, and the decisions that have an outcome."""
+    """Read what a client was told of every entry, and the decisions that have an outcome.
+
+    A decision that was told of late needs none yet: its window ends it, not the event.
+    """
     rows = storage.decided_after(connection, experiment, 0, 10_000_000)
     ids = {row.seq: str(UUID(bytes=row.decision_id)) for row in rows}
     stored = [
@@ -89,13 +92,15 @@ def _stored(connection, experiment: int) -> tuple[list[tuple[str, list[str]]], s
         )
         for row in rows
     ]
-    events = select(reward_events).where(reward_events.c.experiment_id == experiment)
+    chosen = select(reward_events).where(reward_events.c.experiment_id == experiment)
+    events = connection.execute(chosen).all()
     stored += [
-        (f"event {row.event_id}", [ids.get(row.decision_seq, "nobody"), row.name])
-        for row in connection.execute(events)
+        (f"event {row.event_id}", [ids.get(row.decision_seq, "nobody"), row.name]) for row in events
     ]
+    late = {ids[row.decision_seq] for row in events if row.late and row.decision_seq in ids}
     settled = select(outcomes.c.decision_seq).where(outcomes.c.experiment_id == experiment)
-    return stored, {ids[seq] for seq in connection.execute(settled).scalars() if seq in ids}
+    closed = {ids[seq] for seq in connection.execute(settled).scalars() if seq in ids}
+    return stored, closed | late
 
 
 def _halves(kept: dict[str, list[str]], closed: set[str], journals: Iterable[Lines]) -> list[str]:
