@@ -6,7 +6,7 @@ posterior that learns is the caller's. The server and the simulator call these s
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple, Self, TypeVar, cast
+from typing import Self, TypeVar, cast
 from uuid import UUID
 
 import numpy as np
@@ -21,6 +21,7 @@ from bandit.kernels.compiling import Bools, Floats, Ints
 from bandit.logistic import LogisticPosterior
 from bandit.policy import ActionName
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Outcomes, Posterior
+from bandit.question import Chosen, Question, Questions
 from bandit.slates import Slate, complete
 from bandit.snapshot import Asked, Choices, Snapshot, publish
 from bandit.spec import ExperimentSpec
@@ -33,70 +34,6 @@ _POLICY, _RANDOM_GROUP = (
     Reason.POLICY,
     Reason.RANDOM_GROUP,
 )  # looked up once: members of an Enum are slow
-
-
-class Question(NamedTuple):
-    """One decision to make.
-
-    Attributes
-    ----------
-    decision_id
-        From ``rng.decision_id``; its random part names the draw.
-    customer
-        Pseudonym of the customer; decides the group.
-    row
-        Context in schema order, from ``ContextSchema.row``.
-    exclusions
-        Rules of this request, beside the experiment's own.
-    """
-
-    decision_id: UUID
-    customer: bytes
-    row: Sequence[float]
-    exclusions: tuple[Exclusion, ...] = ()
-
-
-class Questions(NamedTuple):
-    """Many decisions to make, as columns.
-
-    Attributes
-    ----------
-    ids : (n, 16)
-        From ``rng.decision_ids``.
-    customers : (n, 16)
-        From ``rng.customer_keys``.
-    rows : (n, fields)
-        Contexts in schema order.
-    exclusions : (n,)
-        Rules of every request beside the experiment's own; empty: none has any.
-    """
-
-    ids: rng.Ids
-    customers: rng.Ids
-    rows: Floats
-    exclusions: Sequence[tuple[Exclusion, ...]] = ()
-
-
-class Chosen(NamedTuple):
-    """Many decisions, as columns.
-
-    Attributes
-    ----------
-    actions : (n,)
-        -1: send nothing.
-    propensity : (n,)
-        Of the action.
-    groups, reasons : (n,)
-        Numbers of ``Group`` and ``Reason``.
-    propensities : (n, k) or None
-        Of every action, if asked for.
-    """
-
-    actions: Ints
-    propensity: Floats
-    groups: Ints
-    reasons: Ints
-    propensities: Floats | None
 
 
 class Experiment:

@@ -3,8 +3,9 @@
 import numpy as np
 
 from bandit import rng, slates
-from bandit.experiment import Experiment, Question
+from bandit.experiment import Experiment
 from bandit.logistic import capacity
+from bandit.question import Question
 from bandit.spec import ExperimentSpec
 from bandit.spec_file import from_data
 

@@ -12,11 +12,12 @@ from scipy import special
 
 from bandit import logistic, rng
 from bandit.actions import ActionSpace
-from bandit.experiment import Experiment, Question
+from bandit.experiment import Experiment
 from bandit.features import FeatureMap, Term
 from bandit.kernels.compiling import Floats
 from bandit.logistic import LogisticPosterior
 from bandit.posterior import GaussianPosterior, Noise, Outcomes
+from bandit.question import Question
 from bandit.spec_file import from_data
 from benchmarks.engine import measure
 from benchmarks.shared_weights import levels

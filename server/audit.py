@@ -10,9 +10,9 @@ from sqlalchemy.engine import Connection
 
 from bandit import encoding
 from bandit.decision import Reason
-from bandit.experiment import Question
 from bandit.outcome import OutcomeRule, RewardEvent
 from bandit.posterior import Posterior
+from bandit.question import Question
 from bandit.snapshot import Snapshot
 from server import catalogue, ledger, retention, storage
 from server.convert import read_exclusions

@@ -20,9 +20,10 @@ from bandit.actions import MAX_EXCLUSIONS, MAX_LEVELS, Exclusion
 from bandit.context import MAX_FIELDS, ContextSchema
 from bandit.decision import Group, Reason
 from bandit.errors import BanditError, InvalidInputError
-from bandit.experiment import Experiment, Question
+from bandit.experiment import Experiment
 from bandit.features import MAX_TERMS
 from bandit.outcome import MAX_REWARDS
+from bandit.question import Question
 from bandit.spec import ExperimentSpec
 from server.bounds import check_counts
 from server.deciding import Asking, hashed_rest

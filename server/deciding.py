@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bandit.decision import Decision, Reason
-from bandit.experiment import Question
+from bandit.question import Question
 from server.live import LiveExperiment
 from server.storage import DecisionRow
 

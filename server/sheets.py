@@ -11,8 +11,8 @@ from itertools import repeat
 
 from bandit import rng
 from bandit.decision import Reason
-from bandit.experiment import Questions
 from bandit.kernels.compiling import Floats
+from bandit.question import Questions
 from server.deciding import hashed_rest
 from server.live import LiveExperiment
 from server.storage import DecisionRow

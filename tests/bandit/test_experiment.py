@@ -16,8 +16,9 @@ from bandit import rng
 from bandit.actions import Exclusion
 from bandit.decision import Decision, Group, Reason
 from bandit.errors import InvalidInputError
-from bandit.experiment import Experiment, Question, Questions
+from bandit.experiment import Experiment
 from bandit.posterior import Posterior
+from bandit.question import Question, Questions
 from bandit.snapshot import Snapshot
 from bandit.spec_file import from_data, parse, to_json
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from bandit import encoding, rng
 from bandit.errors import CorruptionError, InvalidInputError
-from bandit.experiment import Experiment, Question
+from bandit.experiment import Experiment
 from bandit.kernels import forgetting
 from bandit.kernels.compiling import Floats, Ints
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Posterior
+from bandit.question import Question
 from bandit.spec_file import from_data, to_json
 
 GOLDEN = Path(__file__).parents[1] / "golden/posterior-1-fading.hex"

@@ -9,12 +9,13 @@ from scipy import optimize, special, stats
 from bandit import rng
 from bandit.actions import ActionSpace, Level
 from bandit.errors import InvalidInputError
-from bandit.experiment import Experiment, Question
+from bandit.experiment import Experiment
 from bandit.features import FeatureMap, Term
 from bandit.kernels import pooling as kernels
 from bandit.kernels.compiling import Floats
 from bandit.pooling import STRENGTHS, Prior, pooled_beta, pooled_prior
 from bandit.posterior import BetaBernoulliPosterior, GaussianPosterior, Noise, Outcomes, Posterior
+from bandit.question import Question
 from bandit.spec_file import from_data
 
 SEEDS = st.integers(0, 2**32 - 1)

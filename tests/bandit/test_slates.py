@@ -13,9 +13,10 @@ from bandit import rng
 from bandit.actions import Exclusion
 from bandit.decision import Group, Reason
 from bandit.errors import InvalidInputError
-from bandit.experiment import Experiment, Question
+from bandit.experiment import Experiment
 from bandit.kernels import slates as kernels
 from bandit.kernels.compiling import Floats, Ints, Words
+from bandit.question import Question
 from bandit.slates import (
     Slate,
     draw_slate,

@@ -11,7 +11,8 @@ import sys
 import numpy as np
 from bandit import rng
 from bandit.actions import Exclusion
-from bandit.experiment import Experiment, Question
+from bandit.experiment import Experiment
+from bandit.question import Question
 from bandit.slates import draw_slate, slate_probability
 from bandit.spec_file import from_data
 from bandit.warm_up import specs, warm_up

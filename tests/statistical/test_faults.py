@@ -12,10 +12,11 @@ import pytest
 from scipy import special, stats
 
 from bandit import propensity, rng
-from bandit.experiment import Experiment, Question
+from bandit.experiment import Experiment
 from bandit.kernels import deciding, propensities, scoring, streams
 from bandit.kernels.compiling import Floats
 from bandit.posterior import GaussianPosterior
+from bandit.question import Question
 from bandit.snapshot import IndependentScores, SampleBank
 from bandit.spec_file import from_data
 
