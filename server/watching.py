@@ -52,15 +52,19 @@ class Watch:
         return self._tracing is not None
 
     def over(self, reply: Reply, context: Any) -> Reply:  # noqa: ANN401  grpc's
-        """Begin to watch a call; give what it replies through. The caller does not wait for us."""
+        """Begin to watch a call; give what it replies through.
+
+        A call is counted and logged before its reply leaves, so that whoever was answered, and
+        a server that stops after its last reply, find it told.
+        """
         if self._tracing is not None:
             span = self._tracing.call(self._method, context.invocation_metadata())
             return _Traced(self, reply, span)
         began = perf_counter()
 
         def watched(answer: bytes | status_pb2.Status) -> None:
-            reply(answer)
             self.ended(answer, perf_counter() - began)
+            reply(answer)
 
         return watched
 
@@ -109,5 +113,5 @@ class _Traced:
         self._began = perf_counter()
 
     def __call__(self, answer: bytes | status_pb2.Status) -> None:
-        self._reply(answer)
         self.span.end(self._watch.ended(answer, perf_counter() - self._began))
+        self._reply(answer)

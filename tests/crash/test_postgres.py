@@ -155,10 +155,8 @@ def test_what_was_acknowledged_survives_unless_commits_are_not_durable(
     mortal: PostgresServer,
     is_durable: bool,  # noqa: FBT001
 ):
-    with mortal.connect() as connection:
-        connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
-        connection.execute("SELECT pg_reload_conf()")
     writing = Writing(mortal.fresh())
+    mortal.stop_writing_ahead()
     if not is_durable:
         mine = Writer(writing.database.writer)
         writing.writer.stop()

@@ -163,12 +163,14 @@ def test_a_server_writes_json_and_nothing_of_its_requests(tmp_path: Path):
                 refusal(stubs.DecisionServiceStub(channel).Decide, request)
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            status = process.wait(60)
             process.stdout.close()
     lines = (tmp_path / "log").read_text().splitlines()
+    assert status == 0, lines
+    assert [line for line in lines if not line.startswith("{")] == []
     told = [json.loads(line) for line in lines]
     events = [t["event"] for t in told]
-    assert events[-1] == "stopped"
+    assert events[-1] == "stopped", events
     assert {"ready", f"serving on {address}"} <= set(events)
     assert any(event.startswith("metrics on 127.0.0.1:") for event in events)
     [failed] = [t for t in told if t["event"] == "failed request"]
