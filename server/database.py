@@ -26,6 +26,7 @@ from bandit.errors import (
     StateError,
     UnavailableError,
 )
+from server import planner
 from server.turn import Turn
 
 _LOCK_KEY = 0x62616E646974  # "bandit"
@@ -284,6 +285,7 @@ def migrate(connection: Connection, revision: str = "head") -> None:
     config = _config()
     config.attributes["connection"] = connection
     alembic.command.upgrade(config, revision)
+    planner.tell(connection)
 
 
 def _check_revision(connection: Connection, *, may_be_old: bool = False) -> None:
