@@ -9,7 +9,7 @@ or by a terminal event. What became of a fact depends only on the entries before
 clock, never on who shared its transaction.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, select, update
@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from bandit.errors import BanditError, ConflictError, NotFoundError
 from bandit.outcome import OutcomeRule
 from bandit.outcome import RewardEvent as Event
-from server.prepared import Append, Prepared
+from server.prepared import Append, Lookup, Prepared
 from server.schema import (
     AnyRow,
     decisions,
@@ -35,6 +35,35 @@ _LOCK = Prepared(
     .where(experiments.c.id == bindparam("the_id"))
     .values(next_seq=experiments.c.next_seq)
     .returning(experiments.c.next_seq, experiments.c.closed_seq),
+    ["the_id"],
+)
+_FIND_DECISIONS = Lookup(
+    select(
+        *(decisions.c.decision_id, decisions.c.seq, decisions.c.decided_at),
+        *(decisions.c.reason, decisions.c.action),
+    ).where(
+        decisions.c.experiment_id == bindparam("the_id"),
+        decisions.c.decision_id.in_(bindparam("keys", expanding=True)),
+    ),
+    ["the_id"],
+)
+_FIND_EVENTS, _FIND_EXPOSURES = (
+    Lookup(
+        select(table).where(
+            table.c.experiment_id == bindparam("the_id"),
+            table.c.event_id.in_(bindparam("keys", expanding=True)),
+        ),
+        ["the_id"],
+    )
+    for table in (reward_events, exposures)
+)
+_FIND_OUTCOMES = Lookup(
+    select(outcomes.c.decision_seq, outcomes.c.seq, outcomes.c.value)
+    .where(
+        outcomes.c.experiment_id == bindparam("the_id"),
+        outcomes.c.decision_seq.in_(bindparam("keys", expanding=True)),
+    )
+    .order_by(outcomes.c.seq),
     ["the_id"],
 )
 _INSERT_EVENT = Append(reward_events)
@@ -73,11 +102,16 @@ class _Standing:
         Facts of this batch that may count.
     """
 
-    __slots__ = ("decision", "exposed_at", "fresh", "is_open", "newest", "start")
+    __slots__ = (
+        *("decided_at", "exposed_at", "fresh", "is_learned", "is_open", "is_sent"),
+        *("newest", "seq", "start"),
+    )
 
     def __init__(self, decision: AnyRow) -> None:
-        self.decision = decision
-        self.start: int | None = decision.decided_at
+        _, self.seq, self.decided_at, reason, action = decision
+        self.is_learned = reason in LEARNED_REASONS
+        self.is_sent = action is not None
+        self.start: int | None = self.decided_at
         self.exposed_at: int | None = None
         self.is_open = True
         self.newest: Newest | None = None
@@ -97,7 +131,10 @@ def append_events(
     """
     batch = _Batch(connection, experiment_id, rule, now)
     batch.look_up({e.decision_id for e in events})
-    known = _known(connection, experiment_id, reward_events, [e.event_id for e in events])
+    known = {
+        r.event_id: ((r.decision_seq, r.name, r.value), r.seq, r.late)
+        for r in _FIND_EVENTS.find(connection, [e.event_id for e in events], experiment_id)
+    }
     results = [batch.tell(event, known) for event in events]
     batch.store()
     return results
@@ -116,7 +153,10 @@ def append_exposures(
     """
     batch = _Batch(connection, experiment_id, rule, now)
     batch.look_up({e.decision_id for e in rows}, exposed=True)
-    known = _known(connection, experiment_id, exposures, [e.event_id for e in rows])
+    known = {
+        r.event_id: ((r.decision_seq,), r.seq, r.late)
+        for r in _FIND_EXPOSURES.find(connection, [e.event_id for e in rows], experiment_id)
+    }
     results = [batch.show(row, known) for row in rows]
     batch.store()
     return results
@@ -146,20 +186,14 @@ class _Batch:
         self._begun: dict[int, int] = {}
         self._ended: list[int] = []
 
-    def look_up(self, ids: Iterable[bytes], *, exposed: bool = False) -> None:
+    def look_up(self, ids: Collection[bytes], *, exposed: bool = False) -> None:
         """Read how far the decisions are."""
-        columns = decisions.c
-        found = self._connection.execute(
-            select(
-                *(columns.decision_id, columns.seq, columns.decided_at),
-                *(columns.reason, columns.action),
-            ).where(columns.experiment_id == self._id, columns.decision_id.in_(list(ids)))
-        )
+        found = _FIND_DECISIONS.find(self._connection, ids, self._id)
         self._standings = {row.decision_id: _Standing(row) for row in found}
-        seqs = [s.decision.seq for s in self._standings.values()]
+        seqs = [s.seq for s in self._standings.values()]
         newest = newest_outcomes(self._connection, self._id, seqs)
         for standing in self._standings.values():
-            seq = standing.decision.seq
+            seq = standing.seq
             standing.newest = newest.get(seq)
             standing.is_open = standing.newest is None and seq > self._closed_seq
         if exposed or self._rule.is_confirmed:
@@ -172,66 +206,65 @@ class _Batch:
             self._connection.execute(select(open_windows.c.decision_seq).where(*mine)).scalars()
         )
         for standing in self._standings.values():
-            seq = standing.decision.seq
+            seq = standing.seq
             standing.exposed_at = shown.get(seq)
             if not self._rule.is_confirmed:
                 continue
-            if standing.decision.action is not None:
+            if standing.is_sent:
                 standing.start = standing.exposed_at
             if standing.exposed_at is not None:
                 standing.is_open = seq in running
             elif seq in running:
                 standing.is_open = True
 
-    def tell(self, event: EventRow, known: dict[str, Mapping[str, Any]]) -> Recorded | BanditError:
+    def tell(self, event: EventRow, known: "Known") -> Recorded | BanditError:
         """Append one reward event and what follows from it."""
-        standing = self._standings.get(event.decision_id)
+        event_id, decision_id, name, value, occurred_at, received_at, reporter = event
+        standing = self._standings.get(decision_id)
         if standing is None:
             return NotFoundError("no such decision in this experiment", field="decision_id")
-        before = known.get(event.event_id)
-        decision_seq = standing.decision.seq
-        if before is not None:
-            content = {"decision_seq": decision_seq, "name": event.name, "value": event.value}
-            return _repeated(event.event_id, content, before)
-        fact = Event(event.name, event.value, event.occurred_at)
+        decision_seq = standing.seq
+        content = (decision_seq, name, value)
+        if (before := known.get(event_id)) is not None:
+            return _repeated(event_id, content, before)
+        fact = Event(name, value, occurred_at)
         rule, start = self._rule, standing.start
         if start is None:
-            late = not standing.is_open or not rule.may_count(fact, standing.decision.decided_at)
+            late = not standing.is_open or not rule.may_count(fact, standing.decided_at)
         else:
             late = not standing.is_open or not rule.counts(fact, start)
         corrects = late and start is not None and rule.corrects(fact, start)
-        entry = (self._id, self._seq, event.event_id, decision_seq, *event[2:6], late, event[6])
-        self._events.append(entry)
-        known[event.event_id] = dict(zip(reward_events.c.keys(), entry, strict=True))
-        recorded = Recorded(self._seq, late=late, duplicate=False, corrects=corrects)
+        seq = self._seq
+        self._events.append(
+            (self._id, seq, event_id, *content, occurred_at, received_at, late, reporter)
+        )
+        known[event_id] = (content, seq, late)
         self._seq += 1
         if corrects or not late:
             standing.fresh.append(fact)
-        ends = not late and start is not None and rule.by_name[event.name].terminal
+        ends = not late and start is not None and rule.by_name[name].terminal
         if ends or (corrects and not standing.is_open):
             self._settle(standing)
-        return recorded
+        return Recorded(seq, late, False, corrects)  # noqa: FBT003  late, duplicate, corrects
 
-    def show(self, row: ExposureRow, known: dict[str, Mapping[str, Any]]) -> Recorded | BanditError:
+    def show(self, row: ExposureRow, known: "Known") -> Recorded | BanditError:
         """Append one exposure and what follows from it."""
         standing = self._standings.get(row.decision_id)
         if standing is None:
             return NotFoundError("no such decision in this experiment", field="decision_id")
-        before = known.get(row.event_id)
-        decision = standing.decision
-        if before is not None:
-            return _repeated(row.event_id, {"decision_seq": decision.seq}, before)
+        content = (standing.seq,)
+        if (before := known.get(row.event_id)) is not None:
+            return _repeated(row.event_id, content, before)
         rule = self._rule
-        is_needed = rule.is_confirmed and decision.action is not None
+        is_needed = rule.is_confirmed and standing.is_sent
         late = (
             standing.exposed_at is not None
             or (rule.is_confirmed and not (is_needed and standing.is_open))
-            or not rule.is_exposure(row.exposed_at, decision.decided_at)
+            or not rule.is_exposure(row.exposed_at, standing.decided_at)
         )
         times = (row.exposed_at, row.received_at)
-        entry = (self._id, self._seq, row.event_id, decision.seq, *times, late)
-        self._exposures.append(entry)
-        known[row.event_id] = dict(zip(exposures.c.keys(), entry, strict=True))
+        self._exposures.append((self._id, self._seq, row.event_id, *content, *times, late))
+        known[row.event_id] = (content, self._seq, late)
         recorded = Recorded(self._seq, late=late, duplicate=False)
         self._seq += 1
         if not late:
@@ -251,31 +284,30 @@ class _Batch:
         if ended:
             self._settle(standing)
         else:
-            self._begun[standing.decision.seq] = start + rule.window_us
+            self._begun[standing.seq] = start + rule.window_us
 
     def _facts(self, standing: _Standing) -> list[Event]:
         """Give the facts about a decision so far; read when the first is needed."""
         if self._past is None:
-            seqs = [s.decision.seq for s in self._standings.values()]
+            seqs = [s.seq for s in self._standings.values()]
             self._past = facts_of(self._connection, self._id, self._rule, seqs)
-        return [*self._past.get(standing.decision.seq, []), *standing.fresh]
+        return [*self._past.get(standing.seq, []), *standing.fresh]
 
     def _settle(self, standing: _Standing) -> None:
         """Append the outcome as it is now, unless that is what the newest one says."""
-        decision, start, newest = standing.decision, standing.start, standing.newest
+        seq, start, newest = standing.seq, standing.start, standing.newest
         if start is None:
             return
         value = self._rule.outcome(self._facts(standing), start)
         if standing.is_open:
             standing.is_open = False
-            self._begun.pop(decision.seq, None)
-            self._ended.append(decision.seq)
+            self._begun.pop(seq, None)
+            self._ended.append(seq)
         if value is None or (newest is not None and newest.value == value):
             return
         replaces = 0 if newest is None else newest.seq
-        is_learned = decision.reason in LEARNED_REASONS
         self._outcomes.append(
-            (self._id, self._seq, decision.seq, value, self._now, is_learned, replaces)
+            (self._id, self._seq, seq, value, self._now, standing.is_learned, replaces)
         )
         standing.newest = Newest(self._seq, value)
         self._seq += 1
@@ -296,27 +328,20 @@ class _Batch:
             _begin_windows(self._connection, self._id, self._begun)
 
 
+Known = dict[str, tuple[tuple[Any, ...], int, bool]]
+"""Facts in the log by their id: content, place, and whether they were late."""
+
+
 def _repeated(
-    event_id: str, content: Mapping[str, Any], before: Mapping[str, Any]
+    event_id: str, content: tuple[Any, ...], before: tuple[tuple[Any, ...], int, bool]
 ) -> Recorded | BanditError:
     """Absorb what is in the log; refuse other content under its id."""
-    if any(before[name] != value for name, value in content.items()):
+    same, seq, late = before
+    if content != same:
         return ConflictError(
             f"event id {event_id!r} was used before with other content", field="event_id"
         )
-    return Recorded(before["seq"], late=before["late"], duplicate=True)
-
-
-def _known(
-    connection: Connection,
-    experiment_id: int,
-    table: Any,  # noqa: ANN401  reward_events or exposures
-    event_ids: Sequence[str],
-) -> dict[str, Mapping[str, Any]]:
-    found = connection.execute(
-        select(table).where(table.c.experiment_id == experiment_id, table.c.event_id.in_(event_ids))
-    )
-    return {row.event_id: dict(row._mapping) for row in found}
+    return Recorded(seq, late=bool(late), duplicate=True)
 
 
 def _begin_windows(connection: Connection, experiment_id: int, due: Mapping[int, int]) -> None:
@@ -337,12 +362,7 @@ def newest_outcomes(
     connection: Connection, experiment_id: int, seqs: Sequence[int]
 ) -> dict[int, Newest]:
     """Read the newest outcome of decisions, by their places."""
-    columns = outcomes.c
-    found = connection.execute(
-        select(columns.decision_seq, columns.seq, columns.value)
-        .where(columns.experiment_id == experiment_id, columns.decision_seq.in_(seqs))
-        .order_by(columns.seq)
-    )
+    found = _FIND_OUTCOMES.find(connection, seqs, experiment_id)
     return {row.decision_seq: Newest(row.seq, row.value) for row in found}
 
 

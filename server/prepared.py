@@ -4,11 +4,11 @@ SQLAlchemy's Core writes the SQL for every database; executing it through Core c
 microseconds a row in parameter handling, which the write path of every decision would pay.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Table, insert
-from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.engine import Connection, CursorResult, Row
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import ClauseElement
 
@@ -49,6 +49,57 @@ class Prepared:
             names = compiled.positiontup  # type: ignore[attr-defined]
             order = None if names is None else tuple(self._names.index(name) for name in names)
             known = self._texts[dialect.name] = (str(compiled), order)
+        return known
+
+
+class Lookup:
+    """Rows found by any number of values of one column, which the statement calls ``keys``.
+
+    Parameters
+    ----------
+    statement
+        With ``column.in_(bindparam("keys", expanding=True))`` and other parameters.
+    names
+        Order in which callers give the other parameters; ``keys`` is the last.
+
+    Notes
+    -----
+    Core writes a list of that length anew each time, at 4 us a value. Here it is padded to a
+    power of two, so that few texts are ever made; on PostgreSQL an array takes all lengths.
+    Values come as the driver gives them.
+    """
+
+    def __init__(self, statement: ClauseElement, names: Sequence[str]) -> None:
+        self._statement = statement
+        self._names = (*names, "keys")
+        self._texts: dict[str, tuple[str, str]] = {}
+
+    def find(
+        self, connection: Connection, keys: Collection[Any], *others: object
+    ) -> Sequence[Row[Any]]:
+        """Give the rows."""
+        if not keys:
+            return []
+        before, after = self._text(connection)
+        listed = list(keys)
+        if connection.dialect.driver == "psycopg":
+            told = dict(zip(self._names, (*others, listed), strict=True))
+            return connection.exec_driver_sql(f"{before}= ANY(%(keys)s){after}", told).all()
+        listed += listed[-1:] * ((1 << (len(listed) - 1).bit_length()) - len(listed))
+        marks = "?," * (len(listed) - 1)
+        return connection.exec_driver_sql(f"{before}IN ({marks}?){after}", (*others, *listed)).all()
+
+    def _text(self, connection: Connection) -> tuple[str, str]:
+        """Give the SQL for this database, before and after the list."""
+        dialect = connection.dialect
+        known = self._texts.get(dialect.name)
+        if known is None:
+            compiled = self._statement.compile(dialect=dialect)
+            before, _, after = str(compiled).partition("IN (__[POSTCOMPILE_keys])")
+            names = compiled.positiontup  # type: ignore[attr-defined]
+            if names is not None and tuple(names) != self._names:
+                raise ValueError(f"parameters come as {names}, not as {self._names}")
+            known = self._texts[dialect.name] = before, after
         return known
 
 
