@@ -100,7 +100,7 @@ def measure(
         pb.BatchDecideRequest(packed=one)
         for one in packed_contexts(spec, f"p{tag}", int(seconds * 50), PACKED)
     ]
-    ids = _decided(ends[1][0], spec, tag)
+    ids = decided(ends[1][0], spec, tag)
     rewards = [
         pb.BatchRecordRewardsRequest(events=_events(spec.name, f"{tag}-{k}", ids))
         for k in range(int(seconds * 120))
@@ -125,7 +125,7 @@ def measure(
     return lines
 
 
-def _decided(address: str, spec: ExperimentSpec, tag: str) -> list[bytes]:
+def decided(address: str, spec: ExperimentSpec, tag: str) -> list[bytes]:
     """Make decisions to report on; give their ids."""
     with BanditClient(address, timeout=60.0) as client:
         [asked] = packed_contexts(spec, f"d{tag}", 1, 10_000)

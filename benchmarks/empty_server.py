@@ -36,7 +36,15 @@ def main() -> None:
     def handle(request: pb.DecideRequest, context: grpc.ServicerContext) -> pb.DecideResponse:  # noqa: ARG001
         return answer
 
+    recorded = pb.RecordRewardResponse(disposition=pb.DISPOSITION_RECORDED, sequence=12_345)
+
+    def record(request: pb.RecordRewardRequest, _: grpc.ServicerContext) -> pb.RecordRewardResponse:  # noqa: ARG001
+        return recorded
+
     handlers = {
+        "RecordReward": grpc.unary_unary_rpc_method_handler(
+            record, pb.RecordRewardRequest.FromString, pb.RecordRewardResponse.SerializeToString
+        ),
         "Decide": grpc.unary_unary_rpc_method_handler(
             handle, pb.DecideRequest.FromString, pb.DecideResponse.SerializeToString
         ),

@@ -20,21 +20,23 @@ def main() -> None:
     parser.add_argument("--flight", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--core", type=int)
+    parser.add_argument("--rate", type=float, help="requests a second; else as many as go")
+    parser.add_argument("--channels", type=int, default=1)
     told = parser.parse_args()
     if told.core is not None:
         os.sched_setaffinity(0, {told.core})
     sys.setswitchinterval(0.001)
-    messages = iter(read_messages(told.messages))
     lock = threading.Semaphore(told.flight)
     latencies: list[float] = []
     errors: list[str] = []
-    channel = grpc.insecure_channel(told.address)
-    grpc.channel_ready_future(channel).result(10)
-    call = channel.unary_unary(told.method)
+    own = [("grpc.use_local_subchannel_pool", 1)]  # each channel a connection
+    channels = [grpc.insecure_channel(told.address, own) for _ in range(told.channels)]
+    for channel in channels:
+        grpc.channel_ready_future(channel).result(10)
+    calls = [channel.unary_unary(told.method) for channel in channels]
 
-    def send(message: bytes) -> None:
-        began = time.perf_counter()
-        future = call.future(message, timeout=30.0)
+    def send(number: int, message: bytes, began: float) -> None:
+        future = calls[number % len(calls)].future(message, timeout=30.0)
 
         def done(finished: grpc.Future) -> None:
             latencies.append(time.perf_counter() - began)
@@ -45,12 +47,15 @@ def main() -> None:
         future.add_done_callback(done)
 
     began, cpu = time.perf_counter(), time.process_time()
-    for message in messages:
+    for number, message in enumerate(read_messages(told.messages)):
+        due = began + number / told.rate if told.rate else 0.0
+        time.sleep(max(due - time.perf_counter(), 0.0))
         lock.acquire()
-        if time.perf_counter() - began > told.seconds:
+        asked = due or time.perf_counter()  # one that is sent too late has waited since it was due
+        if asked - began > told.seconds:
             lock.release()
             break
-        send(message)
+        send(number, message, asked)
     for _ in range(told.flight):
         lock.acquire()
     seconds = time.perf_counter() - began
@@ -69,7 +74,8 @@ def main() -> None:
             }
         )
     )
-    channel.close()
+    for channel in channels:
+        channel.close()
 
 
 def read_messages(path: Path) -> list[bytes]:

@@ -14,6 +14,8 @@ See ``docs/decisions/0004-fast-lane.md``.
 
 import inspect
 import logging
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 Reply = Callable[[bytes | status_pb2.Status], None]
 Begin = Callable[[bytes, grpc.ServicerContext, Reply], None]
 """Reads a message and arranges for a reply, from any thread; never raises, never waits."""
+
+PATIENCE = 0.02
+"""Seconds that a reply waits for another call to end."""
 
 _EXPECTED = {
     "_unary_response_in_pool": [
@@ -67,6 +72,7 @@ class FastLane(ThreadPoolExecutor):
     def __init__(self, threads: int) -> None:
         super().__init__(threads, thread_name_prefix="rpc")
         self._is_open = is_available()
+        self._outbox = Outbox()
         if not self._is_open:
             log.warning("this release of grpcio is not known: calls go without the fast lane")
 
@@ -75,8 +81,13 @@ class FastLane(ThreadPoolExecutor):
         if self._is_open and len(args) == 7:
             begin: Begin | None = getattr(args[3], "begin", None)
             if begin is not None:
-                return _receive(args[1], args[2], begin)
+                return _receive(args[1], args[2], begin, self._outbox)
         return super().submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002
+        """End the threads."""
+        self._outbox.close()
+        super().shutdown(wait=wait, cancel_futures=cancel_futures)
 
 
 class _Ended:
@@ -101,7 +112,65 @@ class _Ended:
             self._callback(self)
 
 
-def _receive(rpc_event: Any, state: Any, begin: Begin) -> "Future[Any]":  # noqa: ANN401
+class Outbox:
+    """Replies on their way, sent with as few wake-ups of the polling thread as can be.
+
+    A reply that another thread sends wakes the polling thread, and both then fight for the
+    interpreter lock. The writer has many at a time: it sends the first; the polling thread, which
+    hears that its call has ended, sends all that came meanwhile. A client that does not take
+    its reply holds up the others for ``PATIENCE`` at most: then a thread of our own sends.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[Callable[[], None]] = []
+        self._is_awaited = False
+        self._has_some = threading.Event()
+        self._is_open = True
+        threading.Thread(target=self._watch, name="outbox", daemon=True).start()
+
+    def send(self, reply: Callable[[], None], call: grpc.RpcContext) -> None:
+        """Send a reply now, or when a call ends that was answered before."""
+        with self._lock:
+            if self._is_awaited:
+                self._waiting.append(reply)
+                if not self._has_some.is_set():
+                    self._has_some.set()
+                return
+            self._is_awaited = call.add_callback(self.flush)  # False: it has ended already
+        reply()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        while True:
+            with self._lock:
+                replies, self._waiting = self._waiting, []
+                if not replies:
+                    self._is_awaited = False
+                    return
+            for reply in replies:
+                reply()
+
+    def close(self) -> None:
+        """Send what waits, and watch no more."""
+        self._is_open = False
+        self._has_some.set()
+
+    def _watch(self) -> None:
+        while self._is_open:
+            self._has_some.wait()
+            time.sleep(PATIENCE)
+            self._has_some.clear()
+            self.flush()
+        self.flush()
+
+
+def _receive(
+    rpc_event: Any,  # noqa: ANN401
+    state: Any,  # noqa: ANN401
+    begin: Begin,
+    outbox: Outbox,
+) -> "Future[Any]":
     """Ask for the message; when it comes, the polling thread begins the call with it."""
     from grpc import _server
     from grpc._cython import cygrpc  # type: ignore[attr-defined]
@@ -110,19 +179,24 @@ def _receive(rpc_event: Any, state: Any, begin: Begin) -> "Future[Any]":  # noqa
     received = _server._receive_message(state, rpc_event.call, None)
 
     def reply(answer: bytes | status_pb2.Status) -> None:
-        try:
-            context = _server._Context(rpc_event, state, None)
-            if isinstance(answer, bytes):
-                _server._status(rpc_event, state, answer)
-            else:
-                context.set_code(CODES[answer.code])
-                context.set_details(answer.message)
-                context.set_trailing_metadata(((DETAILS_KEY, answer.SerializeToString()),))
-                _server._status(rpc_event, state, None)
-        except Exception as error:  # noqa: BLE001
-            bugs.tell(log, "a reply could not be sent", error)
-        finally:
-            ended.end()
+        context = _server._Context(rpc_event, state, None)
+
+        def send() -> None:
+            try:
+                if isinstance(answer, bytes):
+                    _server._status(rpc_event, state, answer)
+                else:
+                    context.set_code(CODES[answer.code])
+                    context.set_details(answer.message)
+                    context.set_trailing_metadata(((DETAILS_KEY, answer.SerializeToString()),))
+                    _server._status(rpc_event, state, None)
+            except Exception as error:  # noqa: BLE001
+                bugs.tell(log, "a reply could not be sent", error)
+                outbox.flush()  # its call may not end, and others wait for that
+            finally:
+                ended.end()
+
+        outbox.send(send, context)
 
     def on_event(event: Any) -> Any:  # noqa: ANN401  the polling thread must never see an error
         result = received(event)

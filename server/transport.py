@@ -144,6 +144,7 @@ class Transport:
         """Take no more requests, finish those under way, then close."""
         self.set_serving(is_serving=False)
         self._server.stop(grace).wait()
+        self._lane.shutdown(wait=False)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
