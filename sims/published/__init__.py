@@ -1,0 +1,1 @@
+"""Results from papers, run again with this engine: ``python -m sims.published``."""
