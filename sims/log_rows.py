@@ -130,7 +130,10 @@ class Rows:
                 raise self._absent(ours, theirs)
         if not self._has_contexts:
             kinds = {name: kind for name, kind in kinds.items() if not name.startswith("context.")}
-        found = {ours: given.get(ours, ours) for ours in kinds}
+        taken = set(given.values())  # a column that is said to be ours is not another, too
+        found = {
+            ours: given.get(ours, ours) for ours in kinds if ours in given or ours not in taken
+        }
         found = {ours: theirs for ours, theirs in found.items() if theirs in types}
         self._check_present(found)
         for ours, theirs in found.items():
@@ -360,11 +363,28 @@ class Rows:
         return names(column)
 
     def _contexts(self, batch: Batch, sieve: Sieve) -> Floats:
-        rows = np.empty((batch.size, len(self._fields)))
-        for place, one in enumerate(self._fields):
-            name = self._names[f"context.{one.name}"]
-            rows[:, place] = _context(batch.columns[name], one, sieve, name)
-        return rows
+        return context_cells(batch, self._fields, sieve, self._names)
+
+
+def context_cells(
+    batch: Batch,
+    fields: tuple[ContextField, ...],
+    sieve: Sieve,
+    known: Mapping[str, str] | None = None,
+) -> Floats:
+    """Read contexts as rows in schema order, shape (n, fields); NaN where missing.
+
+    Parameters
+    ----------
+    known
+        The file's name of every column ``context.NAME``, where it is another.
+    """
+    rows = np.empty((batch.size, len(fields)))
+    for place, one in enumerate(fields):
+        ours = f"context.{one.name}"
+        name = (known or {}).get(ours, ours)
+        rows[:, place] = _context(batch.columns[name], one, sieve, name)
+    return rows
 
 
 def _context(column: Any, one: ContextField, sieve: Sieve, name: str) -> Floats:  # noqa: ANN401

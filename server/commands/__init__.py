@@ -18,6 +18,7 @@ from server.commands import (
     export,
     ledger,
     replay,
+    rerun,
     retain,
     serve,
     status,
@@ -59,6 +60,7 @@ app.command("reward-file")(campaigns.reward_file)
 app.command("expose")(ledger.expose)
 app.command("rollback")(ledger.rollback)
 app.command("replay")(replay.replay)
+app.command("rerun")(rerun.rerun)
 app.command("verify")(verify.verify)
 app.command("retain")(retain.retain)
 app.command("export")(export.export)

@@ -201,6 +201,19 @@ def test_the_columns_of_somebody_elses_log_are_named(tmp_path: Path):
         assert read(path, SPEC, columns=named, contexts=False).rows is None
 
 
+def test_a_column_that_is_said_to_be_one_thing_is_not_another_by_its_name(tmp_path: Path):
+    data = columns(10)
+    theirs = {**data, "group": data["context.seg"]}  # their word for the segment
+    del theirs["context.seg"], theirs["reason"]
+    path = write(tmp_path / "a.parquet", theirs)
+    with pytest.raises(InvalidInputError, match="must be one of bandit, random"):
+        read(path, SPEC, columns={"context.seg": "customer_key"})
+    log = read(path, SPEC, columns={"context.seg": "group"})
+    assert log.groups is None
+    assert log.rows is not None
+    assert log.rows[:4, 1].tolist()[:3] == [0.0, 1.0, OTHER]
+
+
 def test_rows_that_are_no_evidence_are_set_apart_and_counted(tmp_path: Path):
     data = columns(20)
     for i, (group, reason, action) in enumerate(
