@@ -146,8 +146,9 @@ class Live:
         experiment.publish(experiment.prior(), version=0)
 
     def _build(self, written: str, tenant: str) -> Experiment:
-        secret = keyed(self._secret, "tenant", "", tenant.encode())  # no two share draws
-        return Experiment(spec_file.parse(written, "json"), secret=secret)
+        return Experiment(
+            spec_file.parse(written, "json"), secret=tenant_secret(self._secret, tenant)
+        )
 
     def find(self, tenant: str, name: str, field: str = "experiment") -> LiveExperiment:
         """Give one experiment; ``field`` is the path that an error names.
@@ -200,6 +201,11 @@ class Live:
 
     def _by_id(self, experiment_id: int) -> LiveExperiment:
         return next(e for e in self._entries.values() if e.id == experiment_id)
+
+
+def tenant_secret(secret: bytes, tenant: str) -> bytes:
+    """Give a tenant's own secret, so that no two share draws."""
+    return keyed(secret, "tenant", "", tenant.encode())
 
 
 def _key(entry: LiveExperiment) -> tuple[str, str]:

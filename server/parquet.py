@@ -1,6 +1,7 @@
 """The log as Parquet: one row per decision; ``docs/reference/log-format.md`` has the columns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy.engine import Connection
 
+from bandit import spec_file
 from bandit.context import ContextField
 from bandit.decision import Group, Reason
 from server import storage
@@ -43,6 +45,9 @@ def schema(fields: tuple[ContextField, ...]) -> pa.Schema:
             pa.field("slot", pa.string()),
             pa.field("propensity", pa.float64(), nullable=False),
             pa.field("outcome", pa.float64()),
+            pa.field("exclusions", pa.string()),
+            pa.field("time_zone", pa.string(), nullable=False),
+            pa.field("request_hash", pa.string(), nullable=False),
             *(pa.field(f"context.{f.name}", _KINDS[f.kind]) for f in fields),
         ]
     )
@@ -60,22 +65,12 @@ def write(
     OSError
         If it can not be written.
     """
-    partial = out.with_name(out.name + ".partial")
-    try:
-        written = _write(connection, live, partial, step)
-        partial.replace(out)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    return written
-
-
-def _write(
-    connection: Connection, live: LiveExperiment, partial: Path, step: Callable[[int], None]
-) -> int:
-    columns = schema(live.experiment.spec.context)
+    columns = stamped(schema(live.experiment.spec.context), live)
     written, last = 0, 0
-    with pq.ParquetWriter(partial, columns) as writer:
+    with (
+        whole_file(out) as partial,
+        pq.ParquetWriter(partial, columns, write_page_checksum=True) as writer,
+    ):
         while rows := storage.decided_after(connection, live.id, last, BATCH):
             last = rows[-1].seq
             batch = [_record(live, row) for row in rows]
@@ -83,6 +78,32 @@ def _write(
             written += len(rows)
             step(len(rows))
     return written
+
+
+def stamped(columns: pa.Schema, live: LiveExperiment) -> pa.Schema:
+    """Say in a file which columns it has, and which experiment it is of.
+
+    The end of a Parquet file, which names its columns, has no checksum.
+    """
+    return columns.with_metadata(
+        {
+            "banditctl.columns": str(columns),
+            "banditctl.spec": spec_file.to_json(live.experiment.spec),
+            "banditctl.tenant": live.tenant,
+        }
+    )
+
+
+@contextmanager
+def whole_file(out: Path) -> Iterator[Path]:
+    """Give a file to write, which takes its name once it is whole, and else is gone."""
+    partial = out.with_name(out.name + ".partial")
+    try:
+        yield partial
+        partial.replace(out)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _record(live: LiveExperiment, row: Any) -> dict[str, object]:  # noqa: ANN401  a database row
@@ -106,5 +127,8 @@ def _record(live: LiveExperiment, row: Any) -> dict[str, object]:  # noqa: ANN40
         "slot": names[2],
         "propensity": row.propensity,
         "outcome": row.outcome,
+        "exclusions": row.exclusions,
+        "time_zone": row.time_zone,
+        "request_hash": row.request_hash.hex(),
         **{f"context.{name}": value for name, value in values.items()},
     }

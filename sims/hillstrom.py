@@ -10,7 +10,11 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from bandit.errors import InvalidInputError
+from bandit.spec import ExperimentSpec
+from sims.log import Log
 
 SHA256 = "0e5893329d8b93cefecc571777672028290ab69865718020c78c7284f291aece"
 REWARDS = ("visit", "conversion", "spend")
@@ -55,6 +59,43 @@ def load(path: Path) -> list[Row]:
     rows = [_row(line) for line in csv.DictReader(data.decode().splitlines())]
     _check_rates(rows)
     return rows
+
+
+def log(rows: list[Row], spec: ExperimentSpec, reward: str, *, seed: int | None = None) -> Log:
+    """Give the campaign as a uniform log.
+
+    Parameters
+    ----------
+    spec
+        With the three arms as its variants, and the campaign's context.
+    reward
+        Which outcome is the reward.
+    seed
+        Of the order in which customers come; None keeps the file's.
+
+    Raises
+    ------
+    InvalidInputError
+        If the specification is of another campaign.
+    """
+    if reward not in REWARDS:
+        raise InvalidInputError(f"{reward!r} is none of {', '.join(REWARDS)}", field="reward")
+    arms = {level.name: i for i, level in enumerate(spec.actions.variants)}
+    if set(arms) != set(PUBLISHED) or spec.actions.size != len(arms):
+        raise InvalidInputError(f"need the variants {', '.join(PUBLISHED)}", field="actions")
+    n = len(rows)
+    order = np.arange(n) if seed is None else np.random.default_rng(seed).permutation(n)
+    taken = [rows[i] for i in order.tolist()]
+    names = [field.name for field in spec.context]
+    contexts = [spec.schema.row({k: r.context.get(k) for k in names}) for r in taken]
+    return Log(
+        actions=np.array([arms[row.variant] for row in taken], dtype=np.int64),
+        rewards=np.array([row.outcomes[reward] for row in taken], dtype=np.float64),
+        propensities=np.full(n, 1.0 / len(arms)),
+        size=len(arms),
+        rows=np.array(contexts, dtype=np.float64).reshape(n, len(names)),
+        places=order.astype(np.int64) + 1,
+    )
 
 
 def _row(line: dict[str, str]) -> Row:

@@ -14,10 +14,12 @@ from server.commands import (
     campaigns,
     decisions,
     demo,
+    evaluate,
     experiments,
     export,
     ledger,
     replay,
+    rerun,
     retain,
     serve,
     status,
@@ -59,6 +61,8 @@ app.command("reward-file")(campaigns.reward_file)
 app.command("expose")(ledger.expose)
 app.command("rollback")(ledger.rollback)
 app.command("replay")(replay.replay)
+app.command("evaluate")(evaluate.evaluate)
+app.command("rerun")(rerun.rerun)
 app.command("verify")(verify.verify)
 app.command("retain")(retain.retain)
 app.command("export")(export.export)

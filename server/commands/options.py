@@ -25,6 +25,16 @@ SecretFile = Annotated[
     typer.Option(envvar="BANDIT_SECRET_FILE", help="As given to the server; else beside SQLite."),
 ]
 Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--column", help="OURS=THEIRS: a column's name where it is another."),
+]
+LogGroups = Annotated[
+    list[str] | None, typer.Option("--group", help="Traffic group to read; default bandit, random.")
+]
+Exclude = Annotated[
+    bool, typer.Option("--exclude", help="Leave bad rows out and count them, instead of ending.")
+]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_DATABASE = "sqlite:///bandit.db"
 
@@ -62,6 +72,25 @@ def read_context(text: str) -> dict[str, object]:
     if not isinstance(context, dict):
         raise InvalidInputError('needs an object such as {"age": 41}', field="context")
     return context
+
+
+def read_columns(given: list[str] | None) -> dict[str, str]:
+    """Read names of columns given as ``OURS=THEIRS``.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is not, or names ours twice.
+    """
+    columns: dict[str, str] = {}
+    for one in given or ():
+        ours, sign, theirs = one.partition("=")
+        if not (ours and sign and theirs):
+            raise InvalidInputError(f"{one!r} is not OURS=THEIRS", field="column")
+        if ours in columns:
+            raise InvalidInputError(f"{ours!r} is given twice", field="column")
+        columns[ours] = theirs
+    return columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

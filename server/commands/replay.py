@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bandit.errors import ConflictError, DeadlineError, InvalidInputError
 from bandit.spec import ExperimentSpec
 from server.client import Ask, BanditClient, Fact
-from server.commands import options, show
+from server.commands import options, replay_log, show
 from server.commands.local import LocalServer
 from server.commands.options import Server
 from sims import hillstrom
@@ -25,29 +25,53 @@ from sims.worlds import EXAMPLES
 
 
 @options.calls_server(address="")
-def replay(
-    data: Annotated[Path, typer.Option(help="The Hillstrom campaign, .csv or .csv.gz.")],
+def replay(  # noqa: PLR0913  one per option
+    *,
     server: Server,
+    data: Annotated[
+        Path | None, typer.Option(help="The Hillstrom campaign, .csv or .csv.gz.")
+    ] = None,
     reward: Annotated[str, typer.Option(help="visit, conversion or spend.")] = "visit",
     seed: Annotated[int, typer.Option(help="Order of the customers, and the server's secret.")] = 1,
+    log: Annotated[
+        Path | None, typer.Option(help="Instead: a uniform log, Parquet or CSV.")
+    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="With --log: the specification.")] = None,
+    column: options.Columns = None,
+    group: options.LogGroups = None,
+    exclude: options.Exclude = False,
+    every: Annotated[int, typer.Option(help="With --log: rows between publications.")] = 256,
 ) -> None:
     """Stream the Hillstrom customers through Decide; learn where decision and log agree.
 
-    Without an address, a server is started for the replay.
+    Without an address, a server is started for the replay. With --log and --spec any uniform
+    log is played past the policy of a specification, in this process.
     """
+    if log is not None:
+        if data is not None or spec is None or server.address:
+            raise InvalidInputError(
+                "goes with --spec, and not with --data or a server", field="log"
+            )
+        reading = {"columns": options.read_columns(column), "exclude": exclude}
+        if group:
+            reading["groups"] = group
+        replay_log.play(log, options.read_spec(spec), secret(seed), reading, every=every)
+        return
+    if data is None:
+        raise InvalidInputError("name the campaign, or a log with --log", field="data")
     if reward not in hillstrom.REWARDS:
         raise InvalidInputError(
             f"{reward!r} is none of {', '.join(hillstrom.REWARDS)}", field="reward"
         )
     rows = hillstrom.load(data)
-    spec = experiment(reward, seed)
+    made = experiment(reward, seed)
     with ExitStack() as stack:
         if not server.address:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             own = stack.enter_context(LocalServer(folder, secret=secret(seed)))
             server = options.Server(address=own.address, security=server.security)
         client = stack.enter_context(server.client(timeout=60.0))
-        found = _play(client, spec, rows, reward, seed)
+        found = _play(client, made, rows, reward, seed)
     _show(found, rows, reward)
 
 
