@@ -10,18 +10,13 @@ PUBLISHED = {1: 9_105.0, 3: 9_199.0, 10: 9_049.0, 32: 9_451.0, 100: 11_550.0}
 STEPS = 1_000_000
 
 
-def items(runs: int) -> list[Result]:
-    """Run ten items, each replaced once in a thousand steps."""
-    found = []
-    for delay, published in PUBLISHED.items():
-        regrets = [
-            delayed(np.random.default_rng((seed, delay)), STEPS, 10, delay, 1e-3)
-            for seed in range(runs)
-        ]
-        found.append(
-            reproduced(
-                f"feedback every {delay} steps, Thompson sampling, regret",
-                "Chapelle & Li 2011, table 1", published, regrets, within=0.1 * published,
-            )
-        )  # fmt: skip
-    return found
+def items(delay: int, runs: int) -> list[Result]:
+    """Run ten items, one of which is replaced every thousand steps."""
+    regrets = [
+        delayed(np.random.default_rng((seed, delay)), STEPS, 10, delay, 1e-3)
+        for seed in range(runs)
+    ]
+    published = PUBLISHED[delay]
+    what = f"feedback every {delay} steps, Thompson sampling, regret"
+    source = "Chapelle & Li 2011, table 1"
+    return [reproduced(what, source, published, regrets, within=0.1 * published)]

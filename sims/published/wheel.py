@@ -74,28 +74,20 @@ def play(player: Engine | Arms | Waves, delta: float, n: int, seed: int) -> floa
     return 100.0 * lost / float((means.max(axis=1) - means.mean(axis=1)).sum())
 
 
-def linear(runs: int) -> list[Result]:
+def linear(delta: float, runs: int) -> list[Result]:
     """Run LinFullPost."""
-    noise = Noise(shape=6.0, scale=6.0)
-    return [
-        reproduced(
-            f"wheel, delta {delta}, 2,000 contexts, LinFullPost, % of uniform's regret",
-            "published protocol, plain numpy", published,
-            [play(Arms(5, 3, seed, 2.0, noise), delta, 2_000, seed) for seed in range(runs)],
-            within=0.1 * published,
-        )
-        for delta, published in LINEAR.items()
-    ]  # fmt: skip
+    noise, published = Noise(shape=6.0, scale=6.0), LINEAR[delta]
+    regrets = [
+        play(Arms(5, 3, seed, 2.0, noise), delta, 2_000, seed) for seed in range(runs)
+    ]
+    what = f"wheel, delta {delta}, 2,000 contexts, LinFullPost, % of uniform's regret"
+    source = "published protocol, plain numpy"
+    return [reproduced(what, source, published, regrets, within=0.1 * published)]
 
 
-def fourier(runs: int, n: int = 80_000) -> list[Result]:
+def fourier(delta: float, runs: int, n: int = 80_000) -> list[Result]:
     """Run this engine's random Fourier features against a neural network's last layer."""
-    return [
-        beaten(
-            f"wheel, delta {delta}, {n:,} contexts, random Fourier features against NeuralLinear",
-            "ABML, ICLR 2019, table 1", published,
-            [play(Waves(seed), delta, n, seed) for seed in range(runs)],
-            is_required=delta >= LEAST,
-        )
-        for delta, published in NEURAL.items()
-    ]  # fmt: skip
+    regrets = [play(Waves(seed), delta, n, seed) for seed in range(runs)]
+    what = f"wheel, delta {delta}, {n:,} contexts, Fourier features against NeuralLinear"
+    source = "ABML, ICLR 2019, table 1"
+    return [beaten(what, source, NEURAL[delta], regrets, is_required=delta >= LEAST)]
