@@ -68,7 +68,7 @@ class Database:
         self.turn = Turn()
         path = _path(self.url)
         self._file = path
-        self._identity: tuple[int, int] | None = None
+        self._identities: tuple[tuple[int, int], tuple[int, int]] | None = None
         if read_only and path is not None and not path.is_file():
             raise InvalidInputError(f"there is no database {path}", field="database")
         if not read_only and path is not None:
@@ -80,7 +80,8 @@ class Database:
                 if path is not None or not beside:
                     with self.alone() as connection:
                         migrate(connection)
-                self._identity = _identity(path)
+                if path is not None:
+                    self._identities = _identity(str(path)), _identity(f"{path}-wal")
             self.reader = _engine(self.url, pool=None, write=False)
             with self.reader.connect() as connection:
                 _check_revision(connection)
@@ -108,22 +109,23 @@ class Database:
         """Refuse to go on once SQLite's file is not the one that was opened.
 
         A file that was deleted or replaced stays open: what is written to it is gone at the end
-        of the process. Costs a few microseconds.
+        of the process. So it is with the write-ahead log, which any reader that comes makes anew.
+        Costs a few microseconds.
 
         Raises
         ------
         UnavailableError
             If the file, or its write-ahead log, is gone or another one.
         """
-        if self._identity is None:
+        if self._identities is None:
             return
-        if _identity(self._file) != self._identity:
+        if _identity(str(self._file)) != self._identities[0]:
             raise UnavailableError(
                 f"the database file {self._file} was removed or replaced under the server: "
                 "nothing more is acknowledged; put it back, or restore and start again",
                 field="database",
             )
-        if not os.path.exists(f"{self._file}-wal"):  # noqa: PTH110
+        if _identity(f"{self._file}-wal") != self._identities[1]:
             raise UnavailableError(
                 f"the write-ahead log {self._file}-wal was removed under the server: "
                 "nothing more is acknowledged; start again, and then verify",
@@ -170,10 +172,8 @@ def _path(url: URL) -> Path | None:
     return Path(str(url.database)).resolve() if is_file else None
 
 
-def _identity(path: Path | None) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int]:
     """Give what stays the same as long as a file is the same one; (0, 0) if it is gone."""
-    if path is None:
-        return None
     try:
         found = os.stat(path)  # noqa: PTH116  at every commit, and half as dear
     except FileNotFoundError:

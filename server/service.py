@@ -163,7 +163,7 @@ class DecisionService:
             job = AppendDecisions(plan, decide_sheet(live, read, now, plan.refused))
             job.rows = len(read)
         try:
-            logged = self._writer.write(job)
+            logged = self._writer.write(job, caller.expires)
         except ConflictError as error:
             raise ConflictError(error.message, field="packed.request_ids") from None
         return packed.decisions_message(live, logged)
@@ -224,7 +224,7 @@ class DecisionService:
         now = self._clock()
         events = packed.read_rewards(told, live.experiment, now, caller.who)
         job = AppendEvents(live.id, live.experiment.spec.outcome, events, now)
-        results = self._writer.write(job)
+        results = self._writer.write(job, caller.expires)
         self._tell_learner(job)
         return packed.results_message(results)
 

@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import UUID
 
 import grpc
 import psutil
@@ -29,6 +30,7 @@ from server.writer import Call, Job, Writer
 from tests.server.access_harness import Bearer, code, create, make_token
 from tests.server.harness import Peer, decide_request, eventually, refusal, reward_request
 from tests.server.test_commands import WELCOME
+from tests.server.test_packed import packed_request, packed_rewards
 
 ROOT = Path(__file__).parents[2]
 MARKERS = ("PLANTED-customer", "PLANTED-category", "PLANTED-reason", "PLANTED-token")
@@ -138,18 +140,35 @@ def test_a_message_larger_than_all_bytes_is_still_served_alone(tmp_path: Path):
 # --- late work --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["Decide", "RecordReward", "BatchDecide", "BatchRecordRewards"])
-def test_what_expired_while_waiting_is_not_done(still: Peer, method: str):
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [
+        ("Decide", "one"),
+        ("RecordReward", "one"),
+        ("BatchDecide", "named"),
+        ("BatchDecide", "packed"),
+        ("BatchRecordRewards", "named"),
+        ("BatchRecordRewards", "packed"),
+    ],
+)
+def test_what_expired_while_waiting_is_not_done(still: Peer, method: str, form: str):
     peer, name = still, still.create("late")
     first = peer.decide(name, "r0")
     gate = Gate(peer.server.writer)
     asked, told = decide_request(name, "late"), reward_request(name, "late", first.decision_id)
+    ids = UUID(first.decision_id).bytes
     request: Message = {
-        "Decide": asked,
-        "BatchDecide": pb.BatchDecideRequest(requests=[asked]),
-        "RecordReward": told,
-        "BatchRecordRewards": pb.BatchRecordRewardsRequest(events=[told]),
-    }[method]
+        ("Decide", "one"): asked,
+        ("BatchDecide", "named"): pb.BatchDecideRequest(requests=[asked]),
+        ("BatchDecide", "packed"): pb.BatchDecideRequest(
+            packed=packed_request(name, "late", [(41.0, 0, 1, 2)])
+        ),
+        ("RecordReward", "one"): told,
+        ("BatchRecordRewards", "named"): pb.BatchRecordRewardsRequest(events=[told]),
+        ("BatchRecordRewards", "packed"): pb.BatchRecordRewardsRequest(
+            packed=packed_rewards(name, ids)
+        ),
+    }[method, form]
     call = getattr(peer.decisions, method)
     assert code(call, request, timeout=0.3) is grpc.StatusCode.DEADLINE_EXCEEDED
     eventually(lambda: peer.server.writer._queue.qsize() == 1)
