@@ -4,8 +4,6 @@ They know nothing of gRPC: errors rise as domain errors, and the caller's tenant
 beside the message. Another transport could carry them.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
 
-from bandit import rng, spec_file
+from bandit import spec_file
 from bandit.decision import Reason
 from bandit.errors import (
     BanditError,
@@ -31,7 +29,9 @@ from server.clock import Clock
 from server.deciding import Asking, Plan, decide
 from server.live import Live, LiveExperiment
 from server.omissions import Omitted
+from server.pages import Pages
 from server.pb import bandit_pb2 as pb
+from server.retention import check_reach
 from server.schema import AnyRow
 from server.sheets import decide_sheet
 from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
@@ -363,7 +363,7 @@ class ExperimentService:
         self._reader = reader
         self._writer = writer
         self._clock = clock
-        self._secret = secret
+        self._pages = Pages(secret)
         self._most = most
         self._learned = learned
 
@@ -416,7 +416,7 @@ class ExperimentService:
         if request.page_size < 0:
             raise InvalidInputError("must not be negative", field="page_size")
         size = min(request.page_size or 100, MAX_PAGE)
-        after = self._after(request.page_token, caller)
+        after = self._pages.after(request.page_token, caller.tenant)
         mine = [
             live
             for live in self._live.entries()
@@ -425,7 +425,7 @@ class ExperimentService:
         page = mine[:size]
         token = ""
         if len(mine) > size:
-            token = self._token(page[-1].experiment.spec.name, caller)
+            token = self._pages.token(page[-1].experiment.spec.name, caller.tenant)
         return pb.ListExperimentsResponse(
             experiments=[self._message(live) for live in page], next_page_token=token
         )
@@ -468,7 +468,9 @@ class ExperimentService:
         if request.page_size < 0:
             raise InvalidInputError("must not be negative", field="page_size")
         name = request.name and _name(request.name, "name")
-        below, _, asked = self._after(request.page_token, caller, "audit").partition(" ")
+        below, _, asked = self._pages.after(request.page_token, caller.tenant, "audit").partition(
+            " "
+        )
         if request.page_token and asked != name:
             raise InvalidInputError("belongs to a request with another name", field="page_token")
         size = min(request.page_size or 100, MAX_PAGE)
@@ -489,7 +491,7 @@ class ExperimentService:
                 break
         token = ""
         if len(found) > len(page):
-            token = self._token(f"{page[-1].seq} {name}", caller, "audit")
+            token = self._pages.token(f"{page[-1].seq} {name}", caller.tenant, "audit")
         return pb.ListAuditEntriesResponse(
             entries=[convert.audit_entry(row) for row in page], next_page_token=token
         )
@@ -511,6 +513,8 @@ class ExperimentService:
                 now=now,
             )
             if omitted.seq == seq:  # not the answer to a request that was answered before
+                if request.HasField("to_snapshot"):
+                    check_reach(connection, live.id, after_seq)
                 left_out = {**scope._asdict(), **omitted._asdict()}
                 action, name = "experiment.rollback", live.experiment.spec.name
                 change = Change(
@@ -561,23 +565,6 @@ class ExperimentService:
     def _message(self, live: LiveExperiment) -> pb.Experiment:
         with self._reader.connect() as connection:
             return convert.experiment(live, reporting.log_length(connection, live.id))
-
-    def _token(self, name: str, caller: Caller, kind: str = "page") -> str:
-        data = name.encode()
-        seal = rng.keyed(self._secret, kind, caller.tenant, data)[:8]
-        return base64.urlsafe_b64encode(seal + data).decode()
-
-    def _after(self, token: str, caller: Caller, kind: str = "page") -> str:
-        if not token:
-            return ""
-        try:
-            data = base64.b64decode(token, altchars=b"-_", validate=True)
-            seal, name = data[:8], data[8:]
-            if rng.keyed(self._secret, kind, caller.tenant, name)[:8] == seal:
-                return name.decode()
-        except (binascii.Error, ValueError):
-            pass
-        raise InvalidInputError("is no token of an earlier answer", field="page_token")
 
 
 def _shown(row: AnyRow) -> dict[str, object]:
