@@ -100,7 +100,10 @@ def fold(
     heard = [one for one in omissions.after(connection, live.id, 0) if one.seq <= to]
     if heard and heard[-1].seq > posterior.seq:
         start = base(connection, live) or experiment.prior()
-        posterior = lessons.refold(connection, experiment, live.id, heard, start)
+        anew = lessons.Refold(start, heard)
+        while anew.step(connection, experiment, live.id):
+            pass
+        posterior = anew.posterior
     at = posterior.seq
     while at < to:
         part = lessons.read(

@@ -90,14 +90,19 @@ class DecisionService:
 
     def Decide(self, request: pb.DecideRequest, caller: Caller) -> pb.DecideResponse:
         """Choose an action for one customer, and commit the choice before answering."""
-        pending = self.begin_decide(request, caller)
+        pending = self._decision(
+            request, self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        )
         self._writer.write(pending.job, caller.expires)
         answer: pb.DecideResponse = pending.answer()
         return answer
 
-    def begin_decide(self, request: pb.DecideRequest, caller: Caller) -> Pending:
-        """Read a request to decide; the writer does the rest."""
-        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+    def begin_decide(self, request: pb.DecideRequest, caller: Caller) -> Pending | None:
+        """Read a request to decide; the writer does the rest. None: it takes a thread to wait."""
+        live = self._live.here(caller.tenant, request.experiment)
+        return None if live is None else self._decision(request, live)
+
+    def _decision(self, request: pb.DecideRequest, live: LiveExperiment) -> Pending:
         now = self._clock()
         asked = convert.asking(request, live.experiment, live.tenant, now)
         job = self._job(live, (asked,), now)
@@ -172,14 +177,21 @@ class DecisionService:
         self, request: pb.RecordRewardRequest, caller: Caller
     ) -> pb.RecordRewardResponse:
         """Record one reward event, durably."""
-        pending = self.begin_record(request, caller)
+        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        pending = self._event(request, live, caller)
         self._writer.write(pending.job, caller.expires)
         answer: pb.RecordRewardResponse = pending.answer()
         return answer
 
-    def begin_record(self, request: pb.RecordRewardRequest, caller: Caller) -> Pending:
-        """Read a reward event; the writer does the rest."""
-        job = self._events(request.experiment, [request], caller, "")
+    def begin_record(self, request: pb.RecordRewardRequest, caller: Caller) -> Pending | None:
+        """Read a reward event; the writer does the rest. None: it takes a thread to wait."""
+        live = self._live.here(caller.tenant, request.experiment)
+        return None if live is None else self._event(request, live, caller)
+
+    def _event(
+        self, request: pb.RecordRewardRequest, live: LiveExperiment, caller: Caller
+    ) -> Pending:
+        job = self._events(live, [request], caller, "")
 
         def answer() -> pb.RecordRewardResponse:
             [result] = job.outcome()
@@ -208,7 +220,9 @@ class DecisionService:
                     "must be as in events[0]: a batch is for one experiment",
                     field=f"events[{i}].experiment",
                 )
-        job = self._events(events[0].experiment, events, caller, "events")
+        path = "events[0].experiment"
+        live = self._live.find(caller.tenant, _name(events[0].experiment, path), path)
+        job = self._events(live, events, caller, "events")
         results = self._writer.write(job, caller.expires)
         self._tell_learner(job)
         return pb.BatchRecordRewardsResponse(
@@ -307,13 +321,11 @@ class DecisionService:
 
     def _events(
         self,
-        experiment: str,
+        live: LiveExperiment,
         requests: Sequence[pb.RecordRewardRequest],
         caller: Caller,
         batch: str,
     ) -> AppendEvents:
-        path = f"{batch}[0].experiment" if batch else "experiment"
-        live = self._live.find(caller.tenant, _name(experiment, path), path)
         now = self._clock()
         events = []
         for i, request in enumerate(requests):
@@ -537,6 +549,7 @@ class ExperimentService:
         live = self._live.find(caller.tenant, _name(name, "name"), "name")
 
         def move(connection: Connection) -> AnyRow:
+            storage.next_seq(connection, live.id)  # locks: another process may move it, too
             row = catalogue.find_experiment(connection, caller.tenant, name)
             if row is None:
                 raise NotFoundError(f"no experiment {name!r}", field="name")

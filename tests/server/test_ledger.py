@@ -1,6 +1,7 @@
 """Exposures, corrections and omissions: kept, in order, and a function of what came before."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -484,6 +485,26 @@ def test_a_time_is_left_out_with_what_builds_on_it(still: Peer):
     still.learn(name)
     assert still.experiment(name).snapshot.outcomes == 20
     assert check(still, name).problems == []
+
+
+def test_a_rollback_is_folded_in_stretches(still: Peer, monkeypatch: pytest.MonkeyPatch):
+    """Others learn in between; a stop in between loses nothing, for nothing was published."""
+    long, short = still.create("long", outcome=RULE), still.create("short", outcome=RULE)
+    play(still, long, 0, 40)
+    still.learn(long)
+    monkeypatch.setattr(lessons, "read", partial(lessons.read, limit=4))
+    roll_back(still, long, to_snapshot=0, until=1)
+    learner = still.server.learner
+    for _ in range(3):
+        assert learner.step(still.live(long), flush=True)
+    assert still.experiment(long).snapshot.version == 1
+    play(still, short, 0, 4)
+    learner.step(still.live(short), flush=True)
+    assert still.experiment(short).snapshot.version == 1
+    still.restart()
+    still.learn(long)
+    assert still.experiment(long).snapshot.version == 2
+    assert check(still, long).problems == []
 
 
 def test_a_rollback_is_repeated_by_its_request_id(still: Peer):

@@ -14,6 +14,7 @@ from uuid import UUID
 import grpc
 import psutil
 import pytest
+from google.protobuf.internal import encoder
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +71,8 @@ def test_the_writers_queue_is_bounded(tmp_path: Path):
         shed = [refusal(call.result) for call in calls if call.done()]
         gate.open()
         assert {(one.code, one.retry) for one in shed} == {(grpc.StatusCode.UNAVAILABLE, True)}
+        assert peer.server.counters.method("DecisionService/BatchDecide").shed == 2
+        assert peer.server.counters.method("DecisionService/Decide").shed == 0
         kept = [call for call in calls if not call.exception(timeout=20)]
         assert len(kept) == 3
         assert peer.log_length(name) == 900
@@ -257,6 +260,26 @@ def test_made_up_lists_take_no_memory(peer: Peer, kind: type[Message], item: byt
     assert most - before < 100 * 2**20  # read, they would take more than twice of that
 
 
+NESTED = [
+    ("BatchDecide", b"\x2a\x00", (1,), "requests[0].exclusions"),
+    ("BatchDecide", b"\x0a\x03\x0a\x01k", (1, 4), "requests[0].context.values"),
+    ("CreateExperiment", b"\x22\x00", (1, 3), "spec.actions.exclusions"),
+]
+
+
+@pytest.mark.parametrize(("method", "item", "within", "path"), NESTED)
+def test_lists_within_are_counted(
+    peer: Peer, method: str, item: bytes, within: tuple[int, ...], path: str
+):
+    data = item * 500_000
+    for number in reversed(within):
+        data = bytes([number << 3 | 2]) + encoder._VarintBytes(len(data)) + data
+    service = "DecisionService" if method == "BatchDecide" else "ExperimentService"
+    found = refusal(peer.raw(f"{service}/{method}"), data)
+    assert (found.code, found.field) == (grpc.StatusCode.INVALID_ARGUMENT, path)
+    assert "holds more than" in found.message
+
+
 @given(st.binary(max_size=300), st.integers(0, 3_000), st.sampled_from(LISTS))
 @settings(deadline=None)
 def test_counting_agrees_with_reading(junk: bytes, n: int, case: tuple):
@@ -400,7 +423,7 @@ def test_no_log_line_tells_of_customers_or_tokens(
             monkeypatch.setattr("server.storage.take_seq", fail)
             assert code(admin.call, decide, asked("x")) is not grpc.StatusCode.OK
             monkeypatch.undo()
-        monkeypatch.setattr(peer.server.live, "find", lambda *_: _raise(KeyError(customer)))
+        monkeypatch.setattr(peer.server.live, "here", lambda *_: _raise(KeyError(customer)))
         assert code(admin.call, decide, asked("y")) is grpc.StatusCode.INTERNAL
         monkeypatch.undo()
         eventually(lambda: "without a valid token" in caplog.text)

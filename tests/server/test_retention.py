@@ -1,6 +1,7 @@
 """Dropping what is old: the belief goes on, and what is kept is still proved bit for bit."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -177,6 +178,18 @@ def test_what_was_dropped_can_not_be_rolled_back(aged: Peer):
     roll_back(aged, "aged", request_id="new", to_snapshot=aged.experiment("aged").snapshot.version)
     aged.learn("aged")
     proved(aged)
+
+
+def test_what_is_dropped_while_a_rollback_is_folded(aged: Peer, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(lessons, "read", partial(lessons.read, limit=4))
+        roll_back(aged, "aged", to_snapshot=aged.experiment("aged").snapshot.version - 1)
+        for _ in range(3):
+            assert aged.server.learner.step(aged.live("aged"), flush=True)
+        gone, cut = retained(aged, 2.5)
+        assert gone > 0
+        aged.learn("aged")
+    assert proved(aged).start == cut.seq
 
 
 def test_a_log_that_is_folded_can_be_written(aged: Peer, monkeypatch: pytest.MonkeyPatch):
