@@ -35,6 +35,15 @@ _PATIENCE = {
     "idle_in_transaction_session_timeout": 60_000,
 }
 """Milliseconds after which PostgreSQL ends what hangs, so that its locks hold up nobody."""
+_ABSENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""When a PostgreSQL that says nothing is taken for gone; else a lost machine is waited for for
+many minutes. What the URL says goes before."""
 _READ_ONLY = {"postgresql_readonly": True}
 _DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
 
@@ -225,8 +234,14 @@ def _engine(url: URL, *, pool: type[Pool] | None, write: bool) -> Engine:
 def _postgresql_engine(url: URL, *, write: bool) -> Engine:
     """Give an engine: its readers see one moment, its writers do not wait for ever."""
     reading = {"isolation_level": "REPEATABLE READ", "execution_options": _READ_ONLY}
+    absence = {name: told for name, told in _ABSENCE.items() if name not in url.query}
     engine = create_engine(
-        url, pool_pre_ping=True, pool_size=16, hide_parameters=True, **({} if write else reading)
+        url,
+        pool_pre_ping=True,
+        pool_size=16,
+        hide_parameters=True,
+        connect_args=absence,
+        **({} if write else reading),
     )
 
     @event.listens_for(engine, "connect")

@@ -156,6 +156,34 @@ def test_one_request_on_two_servers_at_once_is_one_decision(settings: Settings):
     assert problems(settings) == []
 
 
+def test_a_stop_without_its_database_ends_well(tmp_path: Path):
+    mortal, secret = PostgresServer(), tmp_path / "secret"
+    secret.write_text("s" * 64)
+    try:
+        told = Settings(database=mortal.fresh(), secret_file=secret, port=0, lease=1.0, grace=5.0)
+        server = Server(told)
+        server.start()
+        Connection(server.port).create("welcome")
+        eventually(lambda: server.leases.epoch(1) is not None)
+        mortal.halt()
+        server.stop()
+        assert not server.writer._thread.is_alive()
+    finally:
+        mortal.stop()
+
+
+def test_a_database_that_says_nothing_is_given_up(settings: Settings):
+    """Only the settings are looked at: to lose a machine takes one."""
+    database = Database(f"{settings.database}&connect_timeout=3")
+    for engine in (database.writer, database.reader):
+        with engine.connect() as connection:
+            found = connection.connection.dbapi_connection.info.get_parameters()
+            assert found["tcp_user_timeout"] == "30000"
+            assert found["keepalives_idle"] == "10"
+            assert found["connect_timeout"] == "3"
+    database.close()
+
+
 def test_changes_on_two_servers_follow_each_other(settings: Settings):
     """What another server archives at the same moment is not brought back."""
     with two(settings) as servers:

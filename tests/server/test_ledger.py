@@ -570,6 +570,38 @@ def test_the_audit_finds_what_was_changed(still: Peer, statement: str):
     assert check(still, name).problems != []
 
 
+FIRST = "decision_seq = (SELECT min(decision_seq) FROM open_windows)"
+
+
+@pytest.mark.parametrize(
+    ("exposure", "statement"),
+    [
+        ("confirmed", "DELETE FROM open_windows WHERE " + FIRST),
+        ("confirmed", "UPDATE open_windows SET due_at = due_at + 1 WHERE " + FIRST),
+        ("confirmed", "INSERT INTO open_windows SELECT 1, seq, decided_at FROM decisions "
+         "WHERE request_id = 'hidden'"),
+        ("confirmed", "INSERT INTO open_windows SELECT 1, decision_seq, closed_at FROM outcomes"),
+        ("confirmed", "INSERT INTO open_windows VALUES (1, 999, 0)"),
+        ("decision", "UPDATE experiments SET closed_seq = next_seq - 1"),
+        ("decision", "INSERT INTO open_windows SELECT 1, seq, decided_at FROM decisions "
+         "WHERE request_id = 'r1'"),
+    ],
+)  # fmt: skip
+def test_the_audit_finds_windows_that_would_never_close(still: Peer, exposure: str, statement: str):
+    name = still.create("open", outcome={**RULE, "exposure": exposure}, groups={})
+    shown = [still.decide(name, f"r{i}").decision_id for i in range(3)]
+    still.decide(name, "hidden")
+    for one in shown:
+        still.decisions.ConfirmExposure(
+            pb.ConfirmExposureRequest(experiment=name, event_id=one, decision_id=one)
+        )
+    still.reward(name, "sold", shown[0], name="bought")
+    still.learn(name)
+    assert check(still, name).problems == []
+    tamper(still, statement)
+    assert any("window" in problem for problem in check(still, name).problems)
+
+
 def test_scopes_are_half_open():
     assert [Scope(since=2, until=4).spans(at) for at in (1, 2, 3, 4)] == [False, True, True, False]
     assert Omission(9, Scope()).scope.spans(-1)
