@@ -76,8 +76,7 @@ class Database:
         self._lock: FileLock | None = None
         self.turn = Turn()
         path = _path(self.url)
-        self._file = path
-        self._identities: tuple[tuple[int, int], tuple[int, int]] | None = None
+        self._identities: dict[str, tuple[int, int]] = {}
         if read_only and path is not None and not path.is_file():
             raise InvalidInputError(f"there is no database {path}", field="database")
         if not read_only and path is not None:
@@ -90,7 +89,8 @@ class Database:
                     with self.alone() as connection:
                         migrate(connection)
                 if path is not None:
-                    self._identities = _identity(str(path)), _identity(f"{path}-wal")
+                    files = (str(path), f"{path}-wal", f"{path}.lock")
+                    self._identities = {one: _identity(one) for one in files}
             self.reader = _engine(self.url, pool=None, write=False)
             with self.reader.connect() as connection:
                 _check_revision(connection)
@@ -119,27 +119,17 @@ class Database:
 
         A file that was deleted or replaced stays open: what is written to it is gone at the end
         of the process. So it is with the write-ahead log, which any reader that comes makes anew.
-        Costs a few microseconds.
+        And where the lock was deleted, another server may hold a new one. Costs a few
+        microseconds.
 
         Raises
         ------
         UnavailableError
-            If the file, or its write-ahead log, is gone or another one.
+            If the file, its write-ahead log or its lock is gone or another one.
         """
-        if self._identities is None:
-            return
-        if _identity(str(self._file)) != self._identities[0]:
-            raise UnavailableError(
-                f"the database file {self._file} was removed or replaced under the server: "
-                "nothing more is acknowledged; put it back, or restore and start again",
-                field="database",
-            )
-        if _identity(f"{self._file}-wal") != self._identities[1]:
-            raise UnavailableError(
-                f"the write-ahead log {self._file}-wal was removed under the server: "
-                "nothing more is acknowledged; start again, and then verify",
-                field="database",
-            )
+        for path, identity in self._identities.items():
+            if _identity(path) != identity:
+                raise _gone(path)
 
     def close(self) -> None:
         """Close every connection and give up the lock."""
@@ -179,6 +169,20 @@ def check_url(text: str) -> URL:
 def _path(url: URL) -> Path | None:
     is_file = url.get_backend_name() == "sqlite" and url.database is not None
     return Path(str(url.database)).resolve() if is_file else None
+
+
+def _gone(path: str) -> UnavailableError:
+    """Say what is wrong with a file that is not the one that was opened, and what to do."""
+    if path.endswith("-wal"):
+        told = f"the write-ahead log {path} was removed under the server"
+        advice = "start again, and then verify"
+    elif path.endswith(".lock"):
+        told = f"the lock {path} was removed under the server, and others may write beside it"
+        advice = "see that no other server runs, and start again"
+    else:
+        told = f"the database file {path} was removed or replaced under the server"
+        advice = "put it back, or restore and start again"
+    return UnavailableError(f"{told}: nothing more is acknowledged; {advice}", field="database")
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -120,6 +120,15 @@ def test_a_write_ahead_log_made_anew_is_noticed(sick: Peer, tmp_path: Path):
     other.close()
 
 
+def test_where_the_lock_was_deleted_only_one_server_goes_on(sick: Peer, tmp_path: Path):
+    name = sick.create("two servers")
+    (tmp_path / "bandit.db.lock").unlink()
+    with Peer(tmp_path) as second:
+        assert refusal(sick.decide, name, "r1").code is grpc.StatusCode.UNAVAILABLE
+        assert "others may write beside it" in becomes(sick, ready=False, alive=True)
+        assert second.decide(name, "r1").sequence == 1
+
+
 def test_writes_that_fail_and_work_again(sick: Peer, monkeypatch: pytest.MonkeyPatch):
     name = sick.create("failing")
     begin = sick.server.writer._transaction
