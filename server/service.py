@@ -4,8 +4,6 @@ They know nothing of gRPC: errors rise as domain errors, and the caller's tenant
 beside the message. Another transport could carry them.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
 
-from bandit import rng, spec_file
+from bandit import spec_file
 from bandit.decision import Reason
 from bandit.errors import (
     BanditError,
@@ -31,7 +29,9 @@ from server.clock import Clock
 from server.deciding import Asking, Plan, decide
 from server.live import Live, LiveExperiment
 from server.omissions import Omitted
+from server.pages import Pages
 from server.pb import bandit_pb2 as pb
+from server.retention import check_reach
 from server.schema import AnyRow
 from server.sheets import decide_sheet
 from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
@@ -90,14 +90,19 @@ class DecisionService:
 
     def Decide(self, request: pb.DecideRequest, caller: Caller) -> pb.DecideResponse:
         """Choose an action for one customer, and commit the choice before answering."""
-        pending = self.begin_decide(request, caller)
+        pending = self._decision(
+            request, self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        )
         self._writer.write(pending.job, caller.expires)
         answer: pb.DecideResponse = pending.answer()
         return answer
 
-    def begin_decide(self, request: pb.DecideRequest, caller: Caller) -> Pending:
-        """Read a request to decide; the writer does the rest."""
-        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+    def begin_decide(self, request: pb.DecideRequest, caller: Caller) -> Pending | None:
+        """Read a request to decide; the writer does the rest. None: it takes a thread to wait."""
+        live = self._live.here(caller.tenant, request.experiment)
+        return None if live is None else self._decision(request, live)
+
+    def _decision(self, request: pb.DecideRequest, live: LiveExperiment) -> Pending:
         now = self._clock()
         asked = convert.asking(request, live.experiment, live.tenant, now)
         job = self._job(live, (asked,), now)
@@ -163,7 +168,7 @@ class DecisionService:
             job = AppendDecisions(plan, decide_sheet(live, read, now, plan.refused))
             job.rows = len(read)
         try:
-            logged = self._writer.write(job)
+            logged = self._writer.write(job, caller.expires)
         except ConflictError as error:
             raise ConflictError(error.message, field="packed.request_ids") from None
         return packed.decisions_message(live, logged)
@@ -172,14 +177,21 @@ class DecisionService:
         self, request: pb.RecordRewardRequest, caller: Caller
     ) -> pb.RecordRewardResponse:
         """Record one reward event, durably."""
-        pending = self.begin_record(request, caller)
+        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        pending = self._event(request, live, caller)
         self._writer.write(pending.job, caller.expires)
         answer: pb.RecordRewardResponse = pending.answer()
         return answer
 
-    def begin_record(self, request: pb.RecordRewardRequest, caller: Caller) -> Pending:
-        """Read a reward event; the writer does the rest."""
-        job = self._events(request.experiment, [request], caller, "")
+    def begin_record(self, request: pb.RecordRewardRequest, caller: Caller) -> Pending | None:
+        """Read a reward event; the writer does the rest. None: it takes a thread to wait."""
+        live = self._live.here(caller.tenant, request.experiment)
+        return None if live is None else self._event(request, live, caller)
+
+    def _event(
+        self, request: pb.RecordRewardRequest, live: LiveExperiment, caller: Caller
+    ) -> Pending:
+        job = self._events(live, [request], caller, "")
 
         def answer() -> pb.RecordRewardResponse:
             [result] = job.outcome()
@@ -208,7 +220,9 @@ class DecisionService:
                     "must be as in events[0]: a batch is for one experiment",
                     field=f"events[{i}].experiment",
                 )
-        job = self._events(events[0].experiment, events, caller, "events")
+        path = "events[0].experiment"
+        live = self._live.find(caller.tenant, _name(events[0].experiment, path), path)
+        job = self._events(live, events, caller, "events")
         results = self._writer.write(job, caller.expires)
         self._tell_learner(job)
         return pb.BatchRecordRewardsResponse(
@@ -224,7 +238,7 @@ class DecisionService:
         now = self._clock()
         events = packed.read_rewards(told, live.experiment, now, caller.who)
         job = AppendEvents(live.id, live.experiment.spec.outcome, events, now)
-        results = self._writer.write(job)
+        results = self._writer.write(job, caller.expires)
         self._tell_learner(job)
         return packed.results_message(results)
 
@@ -307,13 +321,11 @@ class DecisionService:
 
     def _events(
         self,
-        experiment: str,
+        live: LiveExperiment,
         requests: Sequence[pb.RecordRewardRequest],
         caller: Caller,
         batch: str,
     ) -> AppendEvents:
-        path = f"{batch}[0].experiment" if batch else "experiment"
-        live = self._live.find(caller.tenant, _name(experiment, path), path)
         now = self._clock()
         events = []
         for i, request in enumerate(requests):
@@ -363,7 +375,7 @@ class ExperimentService:
         self._reader = reader
         self._writer = writer
         self._clock = clock
-        self._secret = secret
+        self._pages = Pages(secret)
         self._most = most
         self._learned = learned
 
@@ -416,7 +428,7 @@ class ExperimentService:
         if request.page_size < 0:
             raise InvalidInputError("must not be negative", field="page_size")
         size = min(request.page_size or 100, MAX_PAGE)
-        after = self._after(request.page_token, caller)
+        after = self._pages.after(request.page_token, caller.tenant)
         mine = [
             live
             for live in self._live.entries()
@@ -425,7 +437,7 @@ class ExperimentService:
         page = mine[:size]
         token = ""
         if len(mine) > size:
-            token = self._token(page[-1].experiment.spec.name, caller)
+            token = self._pages.token(page[-1].experiment.spec.name, caller.tenant)
         return pb.ListExperimentsResponse(
             experiments=[self._message(live) for live in page], next_page_token=token
         )
@@ -468,7 +480,9 @@ class ExperimentService:
         if request.page_size < 0:
             raise InvalidInputError("must not be negative", field="page_size")
         name = request.name and _name(request.name, "name")
-        below, _, asked = self._after(request.page_token, caller, "audit").partition(" ")
+        below, _, asked = self._pages.after(request.page_token, caller.tenant, "audit").partition(
+            " "
+        )
         if request.page_token and asked != name:
             raise InvalidInputError("belongs to a request with another name", field="page_token")
         size = min(request.page_size or 100, MAX_PAGE)
@@ -489,7 +503,7 @@ class ExperimentService:
                 break
         token = ""
         if len(found) > len(page):
-            token = self._token(f"{page[-1].seq} {name}", caller, "audit")
+            token = self._pages.token(f"{page[-1].seq} {name}", caller.tenant, "audit")
         return pb.ListAuditEntriesResponse(
             entries=[convert.audit_entry(row) for row in page], next_page_token=token
         )
@@ -511,6 +525,8 @@ class ExperimentService:
                 now=now,
             )
             if omitted.seq == seq:  # not the answer to a request that was answered before
+                if request.HasField("to_snapshot"):
+                    check_reach(connection, live.id, after_seq)
                 left_out = {**scope._asdict(), **omitted._asdict()}
                 action, name = "experiment.rollback", live.experiment.spec.name
                 change = Change(
@@ -533,6 +549,7 @@ class ExperimentService:
         live = self._live.find(caller.tenant, _name(name, "name"), "name")
 
         def move(connection: Connection) -> AnyRow:
+            storage.next_seq(connection, live.id)  # locks: another process may move it, too
             row = catalogue.find_experiment(connection, caller.tenant, name)
             if row is None:
                 raise NotFoundError(f"no experiment {name!r}", field="name")
@@ -561,23 +578,6 @@ class ExperimentService:
     def _message(self, live: LiveExperiment) -> pb.Experiment:
         with self._reader.connect() as connection:
             return convert.experiment(live, reporting.log_length(connection, live.id))
-
-    def _token(self, name: str, caller: Caller, kind: str = "page") -> str:
-        data = name.encode()
-        seal = rng.keyed(self._secret, kind, caller.tenant, data)[:8]
-        return base64.urlsafe_b64encode(seal + data).decode()
-
-    def _after(self, token: str, caller: Caller, kind: str = "page") -> str:
-        if not token:
-            return ""
-        try:
-            data = base64.b64decode(token, altchars=b"-_", validate=True)
-            seal, name = data[:8], data[8:]
-            if rng.keyed(self._secret, kind, caller.tenant, name)[:8] == seal:
-                return name.decode()
-        except (binascii.Error, ValueError):
-            pass
-        raise InvalidInputError("is no token of an earlier answer", field="page_token")
 
 
 def _shown(row: AnyRow) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import functools
+import getpass
 import inspect
 import json
 from collections.abc import Callable
@@ -148,3 +149,11 @@ def calls_server(*, address: str = DEFAULT_ADDRESS) -> Callable[[Command], Comma
         return run
 
     return decorate
+
+
+def operator() -> str:
+    """Name who works on the database by hand, for the audit log."""
+    try:
+        return f"banditctl ({getpass.getuser()})"[:128]
+    except (KeyError, OSError):  # a container without a user of this number
+        return "banditctl"
