@@ -155,7 +155,15 @@ def check_expected(expected: Floats, start: int) -> None:
 def all_outcomes(
     course: Course, arrivals: Arrivals, start: int, expected: Floats
 ) -> tuple[Floats, Floats]:
-    """Give what every action would earn, and when that is known, shapes (n, k)."""
+    """Give what every action would earn, and when that is known, shapes (n, k).
+
+    Notes
+    -----
+    The responses to every action in turn, or all together where the course knows how: the same
+    bits.
+    """
+    if course.is_memoryless:
+        return course.all_outcomes(arrivals, start, expected)
     earned, due = np.empty(expected.shape), np.empty(expected.shape)
     for action in range(expected.shape[1]):
         actions = np.full(len(expected), action)

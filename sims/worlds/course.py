@@ -231,6 +231,33 @@ class Course:
         outcomes[events.lost], due[events.lost] = np.nan, np.inf
         return Responses(outcomes, due, events.unsubscribed)
 
+    def all_outcomes(
+        self, arrivals: Arrivals, start: int, expected: Floats
+    ) -> tuple[Floats, Floats]:
+        """Give what each action would earn and when that is known, (n, k) each; see ``respond``.
+
+        For memoryless worlds: bit for bit what ``respond`` gives action by action, in one pass.
+        """
+        n, k = expected.shape
+        u = draws.uniforms(self._chance, np.arange(start, start + n), 4)
+        means = self._feedback.means(expected)
+        if self.world.response == "logistic":
+            values = np.where(u[:, :1] < means, 1.0, np.nan)
+        else:
+            noise = self._spread(means) * draws.as_normals(u[:, 0])[:, None]
+            bots = self._customers.bots(arrivals.customers)
+            values = means + np.where(bots[:, None], 0.0, noise)
+        waits = self._feedback.waits(u[:, 1])
+        times = arrivals.times + waits
+        waits = times - arrivals.times  # rounded as in ``respond``
+        outcomes, due = self._feedback.hear(
+            values.ravel(), np.repeat(arrivals.times, k), np.repeat(waits, k)
+        )
+        outcomes, due = outcomes.reshape(n, k), due.reshape(n, k)
+        lost = u[:, 2] < self.world.missing
+        outcomes[lost], due[lost] = np.nan, np.inf
+        return outcomes, due
+
     def events(self, arrivals: Arrivals, start: int, actions: Ints, expected: Floats) -> Events:
         """Give the reward events that come of the chosen actions, before any rule; see ``respond``.
 
