@@ -12,7 +12,7 @@ from sims.rollout import stage
 from sims.worlds import World
 from sims.rollout.plan import AtOnce, Learning, Plan, named, with_references
 from sims.rollout.records import Rollout
-from sims.rollout.tracks import Track, Tracker, combined, track
+from sims.rollout.tracks import Track, Tracker, combined, joined_policies
 
 Progress = Callable[[int, int], None]
 """Told how many customers of how many are done, all policies and replications counted."""
@@ -186,4 +186,4 @@ def _replication(
             tracker.add(performer.perform(scene))
         if passed is not None:
             passed(len(scene.which) * len(performers))
-    return track(replication, trackers)
+    return joined_policies(replication, trackers)

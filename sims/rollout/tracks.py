@@ -92,7 +92,7 @@ class Tracker:
         self._done += n
 
 
-def track(replication: int, trackers: list[Tracker]) -> Track:
+def joined_policies(replication: int, trackers: list[Tracker]) -> Track:
     """Give one replication of all policies."""
     sums = [np.array([t.at[name] for t in trackers])[:, None] for name in SUMS]
     whole = [
