@@ -149,9 +149,7 @@ def main() -> None:
     for what, rate, goal in lines:
         print(f"  {what:60s} {rate:10,.0f}{_verdict(rate, goal)}")
     print(f"  {'compiled loop with its world over steps from Python':60s} {whole / steps:10.1f} x")
-    print(
-        f"  {'two processes over one':60s} {ratio:10.2f} x{_verdict(ratio, 'two processes')}"
-    )
+    print(f"  {'two processes over one':60s} {ratio:10.2f} x{_verdict(ratio, 'two processes')}")
     figures = {"rollout": whole, "world": world, "bare": bones, "steps": steps, "many": wide}
     rounded = {name: round(value) for name, value in figures.items()}
     print(json.dumps({**rounded, "two_processes": round(ratio, 3)}))

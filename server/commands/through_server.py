@@ -170,9 +170,7 @@ def transported(spec: ExperimentSpec, learning: Published) -> ExperimentSpec:
     the outcome's rule implied for the model is written out, so that the prior is the same.
     """
     is_rate = spec.policy.posterior in ("beta_bernoulli", "logistic")
-    reward = Reward(
-        name=EVENT, bounds=(0.0, 1.0) if is_rate else (-1e12, 1e12), terminal=True
-    )
+    reward = Reward(name=EVENT, bounds=(0.0, 1.0) if is_rate else (-1e12, 1e12), terminal=True)
     rule = OutcomeRule(rewards=(reward,), window=YEAR, silence="ignore", aggregation="last")
     publishing = Publishing(outcomes=learning.outcomes, seconds=learning.seconds)
     return replace(spec, policy=spec.full_policy, outcome=rule, publishing=publishing)

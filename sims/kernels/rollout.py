@@ -137,9 +137,7 @@ def pop(heap: Waiting) -> tuple[int, int, float]:
 
 
 @kernel
-def pick_by_means(
-    centre: Floats, eligible: Bools, u: float, rule: Rule
-) -> int:
+def pick_by_means(centre: Floats, eligible: Bools, u: float, rule: Rule) -> int:
     """Choose by ``centre : (1, k)`` as epsilon-greedy, softmax or (bounds given) LinUCB do."""
     which, masks = np.zeros(1, dtype=np.int64), eligible.reshape(1, -1)
     if rule.kind == SOFTMAX:
@@ -151,7 +149,7 @@ def pick_by_means(
 
 
 @kernel
-def choose_arm(
+def choose_arm(  # noqa: PLR0913  arrays in, arrays out
     x: Floats, eligible: Bools, number: int, arms: Floats, state: Floats, rule: Rule
 ) -> int:
     """Decide among independent arms by any rule; Thompson sampling without a floor is the engine's.
@@ -191,7 +189,7 @@ def choose_arm(
 
 
 @kernel
-def play_arms(
+def play_arms(  # noqa: PLR0913  arrays in, arrays out
     scene: Scene,
     number: int,
     waiting: Waiting,
@@ -227,7 +225,7 @@ def play_arms(
 
 
 @kernel
-def choose_shared(
+def choose_shared(  # noqa: PLR0913  arrays in, arrays out
     x: Floats,
     eligible: Bools,
     number: int,
@@ -252,7 +250,7 @@ def choose_shared(
 
 
 @kernel
-def play_shared(
+def play_shared(  # noqa: PLR0913  arrays in, arrays out
     scene: Scene,
     number: int,
     waiting: Waiting,

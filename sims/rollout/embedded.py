@@ -6,8 +6,8 @@ import numpy as np
 
 from bandit import online, propensity, rng
 from bandit.actions import ActionSpace
-from bandit.kernels.compiling import Bools, Floats, Ints
 from bandit.experiment import Experiment
+from bandit.kernels.compiling import Bools, Floats, Ints
 from bandit.logistic import LogisticPosterior
 from bandit.online import OnlineArms, OnlineWeights
 from bandit.policy import PolicySpec

@@ -4,6 +4,7 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -139,7 +140,7 @@ class Plan:
                 f"needs 1 to {MAX_POLICIES}, got {len(self.policies)}", field="policies"
             )
         for label, policy in self.policies:
-            if not (isinstance(label, str) and 0 < len(label) <= 64 and label.isprintable()):
+            if not (0 < len(label) <= 64 and label.isprintable()):
                 raise InvalidInputError(
                     "needs a label of 1 to 64 printable characters", field="policies"
                 )
@@ -152,7 +153,7 @@ class Plan:
 
     def _check_checkpoints(self) -> None:
         points = self.checkpoints
-        rises = all(a < b for a, b in zip(points, points[1:], strict=False))
+        rises = all(a < b for a, b in pairwise(points))
         if not (rises and points[0] >= 1 and points[-1] == self.customers):
             raise InvalidInputError(
                 f"must rise from at least 1 to all {self.customers} customers",
@@ -262,7 +263,7 @@ def _evenly(customers: int) -> tuple[int, ...]:
     return tuple(sorted({max(math.ceil(point), 1) for point in points.tolist()}))
 
 
-def _check_whole(field: str, value: int, low: int, high: int) -> None:
+def _check_whole(field: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidInputError(
             f"must be a whole number in [{low:,}, {high:,}], got {value}", field=field

@@ -18,10 +18,11 @@ from bandit.decision import Reason
 from bandit.experiment import Experiment
 from bandit.kernels.compiling import Floats, Ints
 from bandit.question import Questions
-from sims.worlds import Arrivals
 from sims.rollout.plan import TENANT, Published
+from sims.worlds import Arrivals
 
 LEARNED = (Reason.POLICY, Reason.RANDOM_GROUP)
+
 
 class Decided(NamedTuple):
     """Decisions for some customers in a row.
@@ -246,7 +247,7 @@ class Run:
             strict=True,
         )
         for at, number, reward, learned, is_sent in columns:
-            if reward == reward and is_sent:  # noqa: PLR0124  not NaN
+            if reward == reward and is_sent:
                 insort(self._pending, (at, number, reward, learned))
 
 
@@ -268,5 +269,3 @@ def request_id(number: int) -> str:
 def customer_id(number: int) -> str:
     """Give the id under which a customer is asked for."""
     return f"customer-{number}"
-
-

@@ -103,7 +103,7 @@ class Rollout:
         t, p, n = self.track, self.plan.place(label), self._customers
         match measure:
             case "regret":
-                return t.optimum[p] - t.value[p]
+                return np.asarray(t.optimum[p] - t.value[p])
             case "reward":
                 with np.errstate(invalid="ignore"):
                     return np.asarray(t.reward[p] / t.known[p])

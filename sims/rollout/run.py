@@ -9,10 +9,10 @@ from bandit.errors import InvalidInputError
 from bandit.policy import PolicySpec
 from bandit.spec import ExperimentSpec
 from sims.rollout import stage
-from sims.worlds import World
 from sims.rollout.plan import AtOnce, Learning, Plan, named, with_references
 from sims.rollout.records import Rollout
 from sims.rollout.tracks import Track, Tracker, combined, joined_policies
+from sims.worlds import World
 
 Progress = Callable[[int, int], None]
 """Told how many customers of how many are done, all policies and replications counted."""
@@ -37,7 +37,9 @@ def plan_of(  # noqa: PLR0913  what a rollout is made of
     checkpoints: Sequence[int] = (),
 ) -> Plan:
     """Give the plan of a rollout, references included; see ``rollout``."""
-    asked: Mapping[str, PolicySpec | str] = {"policy": spec.policy} if policies is None else policies
+    asked: Mapping[str, PolicySpec | str] = (
+        {"policy": spec.policy} if policies is None else policies
+    )
     made = {
         label: named(spec, policy) if isinstance(policy, str) else policy
         for label, policy in asked.items()
@@ -169,9 +171,7 @@ def reduce(plan: Plan, tracks: Sequence[Track]) -> Rollout:
     return Rollout(plan=plan, track=track)
 
 
-def _replication(
-    plan: Plan, replication: int, passed: Callable[[int], None] | None
-) -> Track:
+def _replication(plan: Plan, replication: int, passed: Callable[[int], None] | None) -> Track:
     course = plan.course(replication)
     performers = [
         stage.performer(plan, policy, replication, course) for policy in range(len(plan.policies))

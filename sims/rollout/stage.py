@@ -8,10 +8,10 @@ from bandit.errors import InvalidInputError
 from bandit.experiment import Experiment
 from bandit.kernels.compiling import Bools, Floats, Ints
 from sims.rollout import embedded
-from sims.worlds import Arrivals, Course, History
 from sims.rollout.embedded import Block, Player
 from sims.rollout.plan import AtOnce, Plan, Published
 from sims.rollout.published import Decided, Embedded, Run, micros
+from sims.worlds import Arrivals, Course, History
 
 BLOCK = 4_096
 _CELLS = 1 << 20
@@ -216,9 +216,7 @@ class _AtOnce:
         remember(course, self._history, arrivals, first, (played.actions, expected))
         return played
 
-    def _play(
-        self, scene: Scene, where: slice, outcomes: tuple[Floats, Floats, Floats]
-    ) -> Played:
+    def _play(self, scene: Scene, where: slice, outcomes: tuple[Floats, Floats, Floats]) -> Played:
         expected, earned, due = outcomes
         which, times = scene.which[where], scene.arrivals.times[where]
         x = self._encoder.encode(np.ascontiguousarray(scene.arrivals.rows[where]))
@@ -227,9 +225,7 @@ class _AtOnce:
             Block(first, x, np.ascontiguousarray(times), which, scene.masks, earned, due)
         )
         at = np.arange(len(actions)), actions
-        return Played(
-            actions, expected[at], optimum(expected, which, scene.masks), earned[at]
-        )
+        return Played(actions, expected[at], optimum(expected, which, scene.masks), earned[at])
 
 
 class Cadenced:
@@ -305,5 +301,10 @@ def joined(parts: list[Played]) -> Played:
     """Give several stretches of a block as one."""
     if len(parts) == 1:
         return parts[0]
-    columns = [np.concatenate([p[i] for p in parts]) for i in range(4)]
-    return Played(*columns, tuple(d for p in parts for d in p.decided))
+    return Played(
+        np.concatenate([p.actions for p in parts]),
+        np.concatenate([p.values for p in parts]),
+        np.concatenate([p.best for p in parts]),
+        np.concatenate([p.rewards for p in parts]),
+        tuple(d for p in parts for d in p.decided),
+    )

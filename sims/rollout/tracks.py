@@ -1,6 +1,6 @@
 """What is kept of every replication: sums at the checkpoints."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -94,20 +94,34 @@ class Tracker:
 
 def joined_policies(replication: int, trackers: list[Tracker]) -> Track:
     """Give one replication of all policies."""
-    sums = [np.array([t.at[name] for t in trackers])[:, None] for name in SUMS]
-    whole = [
-        np.array([t.at[name] for t in trackers]).astype(np.int64)[:, None] for name in COUNTS
-    ]
+    sums: dict[str, Any] = {
+        name: np.array([t.at[name] for t in trackers])[:, None] for name in SUMS
+    }
+    whole: dict[str, Any] = {
+        name: np.array([t.at[name] for t in trackers]).astype(np.int64)[:, None] for name in COUNTS
+    }
     counts = np.array([t.counts for t in trackers])
-    return Track(np.array([replication]), *sums, *whole, counts, counts * counts)
+    return Track(
+        replications=np.array([replication]),
+        **sums,
+        **whole,
+        counts=counts,
+        count_squares=counts * counts,
+    )
 
 
 def combined(tracks: list[Track]) -> Track:
     """Put shards together in their order; counts add up exactly, so any split gives the same."""
-    joint = [
-        np.concatenate([getattr(t, name) for t in tracks], axis=1) for name in (*SUMS, *COUNTS)
-    ]
-    replications = np.concatenate([t.replications for t in tracks])
-    counts = sum((t.counts for t in tracks[1:]), start=tracks[0].counts)
-    squares = sum((t.count_squares for t in tracks[1:]), start=tracks[0].count_squares)
-    return Track(replications, *joint, counts, squares)
+    sums: dict[str, Any] = {
+        name: np.concatenate([getattr(t, name) for t in tracks], axis=1) for name in SUMS
+    }
+    whole: dict[str, Any] = {
+        name: np.concatenate([getattr(t, name) for t in tracks], axis=1) for name in COUNTS
+    }
+    return Track(
+        replications=np.concatenate([t.replications for t in tracks]),
+        **sums,
+        **whole,
+        counts=sum((t.counts for t in tracks[1:]), start=tracks[0].counts),
+        count_squares=sum((t.count_squares for t in tracks[1:]), start=tracks[0].count_squares),
+    )
