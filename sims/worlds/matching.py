@@ -74,8 +74,20 @@ def _check_trait(trait: Trait, fields: dict[str, ContextField], path: str) -> No
     for name in wanted:
         if name not in field.levels:
             raise InvalidInputError(f"no level {name!r} of {trait.field!r}", field=path)
+    if field.outside == "reject" and not _is_inside(trait, field):
+        raise InvalidInputError(
+            f"draws outside of {field.bounds}, which {trait.field!r} rejects", field=path
+        )
     if field.required and trait.missing:
         raise InvalidInputError(f"{trait.field!r} is required", field=f"{path}.missing")
+
+
+def _is_inside(trait: Trait, field: ContextField) -> bool:
+    """Whether all that is drawn for a number lies in its bounds."""
+    low, high = field.bounds or (0.0, 0.0)
+    if trait.low is not None and trait.high is not None:
+        return low <= trait.low and trait.high <= high
+    return trait.clock is not None and low <= 0 and high >= (24 if trait.clock == "hour" else 6)
 
 
 def _check_effects(world: World, spec: ExperimentSpec, fields: dict[str, ContextField]) -> None:
