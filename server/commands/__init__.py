@@ -20,6 +20,7 @@ from server.commands import (
     replay,
     retain,
     serve,
+    simulate,
     status,
     tokens,
     verify,
@@ -59,6 +60,7 @@ app.command("reward-file")(campaigns.reward_file)
 app.command("expose")(ledger.expose)
 app.command("rollback")(ledger.rollback)
 app.command("replay")(replay.replay)
+app.command("simulate")(simulate.simulate)
 app.command("verify")(verify.verify)
 app.command("retain")(retain.retain)
 app.command("export")(export.export)
