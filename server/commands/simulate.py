@@ -209,8 +209,8 @@ def _show(found: Rollout) -> None:
             _figure(line.lift_uniform, "{:+.1%}"),
         )
     made.caption = (
-        "means +- half of the 95 % interval over replications; on baseline, on uniform: lift of the "
-        "expected outcome"
+        "means +- half of the 95 % interval over replications; on baseline, on uniform: lift of "
+        "the expected outcome"
     )
     show.console.print(made)
     if plan.replications > 1:
@@ -234,8 +234,8 @@ def _detections(found: Rollout) -> Table:
             f"{one.seen[-1].better:.0%} better, {one.seen[-1].worse:.0%} worse",
         )
     made.caption = (
-        "power 80 %: eight of ten tests of that size see it; looking any time: the median of when a "
-        f"confidence sequence does; looked at every {found.plan.checkpoints[0]:,}; -: not by then"
+        "power 80 %: eight of ten tests of that size see it; looking any time: the median of when "
+        f"a confidence sequence does; looked at every {found.plan.checkpoints[0]:,}; -: not by then"
     )
     return made
 

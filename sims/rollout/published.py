@@ -163,7 +163,9 @@ class Run:
     The learner is taken to look after every instant at which an outcome became known, and when
     the time since the first unpublished one is up. Outcomes known at the instant at which a
     customer comes count before it. Customers share a call as long as nothing can be published
-    between them: each may add one outcome at most.
+    between them: each may add one outcome at most. Who shares a call does not change what is
+    learned when, only the order of decisions and outcomes in the log between publications; a
+    bank of joint draws is named by a place in that log.
     """
 
     def __init__(self, engine: Engine, learning: Published, *, is_timed: bool = False) -> None:

@@ -40,13 +40,23 @@ from sims.rollout import (
 )
 from sims.rollout.embedded import Block
 from sims.rollout.tracks import COUNTS, SUMS, Track
-from sims.worlds import Availability, Course, Delay, Effect, Fatigue, Generated, Traffic, World
+from sims.worlds import (
+    Arrivals,
+    Availability,
+    Course,
+    Delay,
+    Effect,
+    Fatigue,
+    Generated,
+    Traffic,
+    World,
+)
 
 TERMS = [{"of": "context:variant"}, {"of": "context:channel"}]
 OWN = [{"of": "context:variant:channel"}]
 
 
-def spec(**policy: Any) -> ExperimentSpec:
+def spec(**policy: object) -> ExperimentSpec:
     """Give six actions, two numbers and a flag, an outcome that may be anything."""
     return from_data(
         {
@@ -70,7 +80,7 @@ def spec(**policy: Any) -> ExperimentSpec:
     )
 
 
-def world(**parts: Any) -> World:
+def world(**parts: object) -> World:
     """Give clicks by what customers like."""
     return World(
         **{
@@ -90,7 +100,7 @@ LATE = {
 }
 
 
-def plan(of: ExperimentSpec, its: World, customers: int = 300, **given: Any) -> Plan:
+def plan(of: ExperimentSpec, its: World, customers: int = 300, **given: object) -> Plan:
     """Give the plan of the experiment's own policy."""
     given.setdefault("policies", (("policy", of.policy),))
     return Plan(spec=of, world=its, customers=customers, **given)
@@ -139,7 +149,10 @@ def stepwise(of: Plan) -> tuple[list[int], list[float]]:
 
 MODELS: dict[str, Callable[[], tuple[ExperimentSpec, World]]] = {
     "own weights": lambda: (spec(bounds=[-50, 50], terms=OWN), world(**LINEAR)),
-    "own weights, late and lost": lambda: (spec(bounds=[-50, 50], terms=OWN), world(**LINEAR, **LATE)),
+    "own weights, late and lost": lambda: (
+        spec(bounds=[-50, 50], terms=OWN),
+        world(**LINEAR, **LATE),
+    ),
     "shared weights": lambda: (spec(bounds=[-50, 50], terms=TERMS, floor=0), world(**LINEAR)),
     "shared, late and lost": lambda: (spec(terms=TERMS, floor=0), world(**LATE)),
     "logistic": lambda: (spec(posterior="logistic", base_rate=0.2, terms=OWN), world()),
@@ -431,7 +444,7 @@ def test_what_is_no_number_never_becomes_a_figure(monkeypatch: pytest.MonkeyPatc
     of = plan(spec(), world())
     whole = Course.expected
 
-    def broken(self: Course, *given: Any) -> np.ndarray:
+    def broken(self: Course, *given: object) -> np.ndarray:
         values = whole(self, *given)
         values[17, 2] = math.nan
         return values
@@ -445,7 +458,7 @@ def test_a_context_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch)
     of = plan(spec(), world())
     whole = Course.arrivals
 
-    def broken(self: Course, start: int, stop: int) -> Any:
+    def broken(self: Course, start: int, stop: int) -> Arrivals:
         arrivals = whole(self, start, stop)
         arrivals.rows[5, 2] = 7.0
         return arrivals
