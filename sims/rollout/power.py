@@ -20,6 +20,8 @@ from sims.worlds import Course, World
 _STEP = 1.15
 _MARGIN = 0.07
 _BOOTSTRAPS = 1_000
+_AHEAD = 2_048
+"""Customers of a test who are drawn together: even, since arms take turns."""
 
 
 class Power(NamedTuple):
@@ -151,31 +153,35 @@ class _Trial:
         self._factor = 1.0 + lift
         self._most = max(reward.weight * reward.bounds[1] for reward in spec.outcome.rewards)
         self._is_rate = course.world.response == "logistic"
-        self._size = 0
+        self._used = 0
+        self._ahead = np.empty(0)
         self._sums = np.zeros((3, 2))
 
     def grow(self, size: int) -> None:
         """Let customers come until each arm has had so many."""
-        for first in range(2 * self._size, 2 * size, 8_192):
-            self._add(first, min(first + 8_192, 2 * size))
-        self._size = size
+        while self._used < 2 * size:
+            if not len(self._ahead):
+                self._ahead = self._drawn(self._used, self._used + _AHEAD)
+            taken, self._ahead = np.split(self._ahead, [2 * size - self._used])
+            for arm in (0, 1):  # customers in turn, and stretches of even length
+                values = taken[arm::2]
+                values = values[~np.isnan(values)]
+                self._sums[:, arm] += len(values), values.sum(), (values * values).sum()
+            self._used += len(taken)
 
-    def _add(self, start: int, stop: int) -> None:
+    def _drawn(self, start: int, stop: int) -> Floats:
+        """Give what the next customers earn, in their arms in turn."""
         arrivals = self._course.arrivals(start, stop)
         expected = self._course.expected(arrivals, start, self._history)
-        raised = np.arange(start, stop) % 2 == 1
-        expected[raised] *= self._factor
-        if self._is_rate and expected[raised, self._action].max() > self._most:
+        expected[1::2] *= self._factor
+        if self._is_rate and expected[1::2, self._action].max() > self._most:
             raise InvalidInputError(
-                f"raises some customer's rate above 1, to {expected[raised].max():.3f}",
+                f"raises some customer's rate above 1: an outcome of "
+                f"{expected[1::2, self._action].max():.3f} where {self._most:.3f} is the most",
                 field="lift",
             )
         actions = np.full(stop - start, self._action)
-        rewards = self._course.respond(arrivals, start, actions, expected).rewards
-        for arm in (0, 1):
-            values = rewards[raised == bool(arm)]
-            values = values[~np.isnan(values)]
-            self._sums[:, arm] += len(values), values.sum(), (values * values).sum()
+        return self._course.respond(arrivals, start, actions, expected).rewards
 
     def sees(self) -> bool:
         """Whether the 95 % interval of the difference lies above zero."""

@@ -158,13 +158,12 @@ def test_a_sample_size_is_that_of_the_formula():
     assert [point.customers for point in found.curve] == sorted(p.customers for p in found.curve)
     assert found.curve[-1].power >= 0.8
     assert found.table().num_rows == len(found.curve)
-    again = sample_size(SPEC, world(), lift=0.3, tests=400, seed=3)
-    assert again == found
 
 
 def test_a_larger_lift_needs_fewer():
     sizes = [sample_size(SPEC, world(), lift=lift, tests=60).customers for lift in (0.3, 0.6)]
     assert sizes[0] > 2.5 * sizes[1]
+    assert sample_size(SPEC, world(), lift=0.6, tests=60).customers == sizes[1]
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
