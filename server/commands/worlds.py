@@ -114,6 +114,9 @@ def fit(  # noqa: PLR0913  one per option
     )
     worlds.write(out, world)
     _tell(rows)
+    unseen = experiment.actions.size - len(np.unique(fitted.actions))
+    if unseen:
+        typer.echo(f"{unseen} of {experiment.actions.size} actions were never sent: extrapolated")
     typer.echo(f"wrote {out}: {len(world.effects)} effects, strength {strength:g}")
     _verdict(fidelity.compare(worlds.read(out), experiment, others))
 

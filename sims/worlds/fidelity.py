@@ -65,7 +65,7 @@ class Fidelity:
     observed, expected
         Sum of the outcomes.
     lines
-        All rows, by factor level, by decile of what is expected, by category and flag of the context.
+        All rows, and by factor level, decile of what is expected, category and flag.
     cells, cells_inside
         Actions with 30 rows or more, and those whose 95 % interval holds what is expected.
     """
