@@ -20,9 +20,11 @@ from server.commands import (
     replay,
     retain,
     serve,
+    simulate,
     status,
     tokens,
     verify,
+    worlds,
 )
 from server.database import storage_error
 
@@ -58,7 +60,9 @@ app.command("decide-file")(campaigns.decide_file)
 app.command("reward-file")(campaigns.reward_file)
 app.command("expose")(ledger.expose)
 app.command("rollback")(ledger.rollback)
+app.add_typer(worlds.app, name="worlds")
 app.command("replay")(replay.replay)
+app.command("simulate")(simulate.simulate)
 app.command("verify")(verify.verify)
 app.command("retain")(retain.retain)
 app.command("export")(export.export)
