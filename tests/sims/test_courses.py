@@ -232,15 +232,17 @@ def test_nothing_sent_pays_the_declared_base():
     assert abs(rewards.mean() - 0.2) < 5 * math.sqrt(0.16 / 20_000)
 
 
-def test_bots_click_everything():
+@pytest.mark.parametrize(("world", "spec"), [(WORLD, SPEC), (LEAVING, TOLD)])
+def test_bots_click_everything(world: World, spec: ExperimentSpec):
     """20,000 visits, five standard deviations: 6e-7 to fail; seed fixed."""
-    course = Course(replace(WORLD, base=-30.0, effects=(), bots=0.25), SPEC, seed=2)
+    course = Course(replace(world, base=-30.0, effects=(), bots=0.25), spec, seed=2)
     arrivals = course.arrivals(0, 20_000)
     expected = course.expected(arrivals, 0, course.history())
     bots = (expected == 1.0).all(axis=1)
     assert abs(bots.mean() - 0.25) < 5 * math.sqrt(0.1875 / 20_000)
-    rewards = course.respond(arrivals, 0, np.zeros(20_000, dtype=np.int64), expected).rewards
-    np.testing.assert_array_equal(rewards, bots.astype(float))
+    responses = course.respond(arrivals, 0, np.zeros(20_000, dtype=np.int64), expected)
+    lost = -2.0 * responses.unsubscribed
+    np.testing.assert_array_equal(responses.rewards, np.where(bots, 1.0, lost))
 
 
 # --- when ---------------------------------------------------------------------------------
