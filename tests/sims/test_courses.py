@@ -174,6 +174,12 @@ def test_visits_have_numbers(start: int, stop: int):
 # --- what is expected is what comes -------------------------------------------------------
 
 
+LEAVING = replace(
+    WORLD,
+    unsubscribes=Unsubscribes(share=0.05, channels={"push": 0.2}, reward="left"),
+    traffic=Traffic(customers=1_000_000),
+)
+TOLD = experiment(aggregation="sum", rewards=[{"name": "click"}, {"name": "left", "weight": -2.0}])
 WORLDS: dict[str, tuple[World, ExperimentSpec]] = {
     "logistic": (WORLD, SPEC),
     "linear": (LINEAR, SPEC),
@@ -190,16 +196,8 @@ WORLDS: dict[str, tuple[World, ExperimentSpec]] = {
     "missing": (replace(WORLD, missing=0.4), SPEC),
     "bots": (replace(WORLD, bots=0.3), SPEC),
     "bots of value": (replace(LINEAR, bots=0.3), SPEC),
-    "leaving": (
-        replace(
-            WORLD,
-            unsubscribes=Unsubscribes(share=0.05, channels={"push": 0.2}, reward="left"),
-            traffic=Traffic(customers=1_000_000),
-        ),
-        experiment(
-            aggregation="sum", rewards=[{"name": "click"}, {"name": "left", "weight": -2.0}]
-        ),
-    ),
+    "leaving": (LEAVING, TOLD),
+    "leaving bots": (replace(LEAVING, bots=0.5), TOLD),
     "wheel": PRESETS["wheel"][:0:-1],
     "delay": PRESETS["delay"][:0:-1],
 }
@@ -234,15 +232,17 @@ def test_nothing_sent_pays_the_declared_base():
     assert abs(rewards.mean() - 0.2) < 5 * math.sqrt(0.16 / 20_000)
 
 
-def test_bots_click_everything():
+@pytest.mark.parametrize(("world", "spec"), [(WORLD, SPEC), (LEAVING, TOLD)])
+def test_bots_click_everything(world: World, spec: ExperimentSpec):
     """20,000 visits, five standard deviations: 6e-7 to fail; seed fixed."""
-    course = Course(replace(WORLD, base=-30.0, effects=(), bots=0.25), SPEC, seed=2)
+    course = Course(replace(world, base=-30.0, effects=(), bots=0.25), spec, seed=2)
     arrivals = course.arrivals(0, 20_000)
     expected = course.expected(arrivals, 0, course.history())
     bots = (expected == 1.0).all(axis=1)
     assert abs(bots.mean() - 0.25) < 5 * math.sqrt(0.1875 / 20_000)
-    rewards = course.respond(arrivals, 0, np.zeros(20_000, dtype=np.int64), expected).rewards
-    np.testing.assert_array_equal(rewards, bots.astype(float))
+    responses = course.respond(arrivals, 0, np.zeros(20_000, dtype=np.int64), expected)
+    lost = -2.0 * responses.unsubscribed
+    np.testing.assert_array_equal(responses.rewards, np.where(bots, 1.0, lost))
 
 
 # --- when ---------------------------------------------------------------------------------
@@ -354,15 +354,15 @@ def test_an_effect_has_hours_and_weekdays():
 
 def test_a_walk_spreads_with_the_root_of_time():
     """400 walks: each variance within five of its standard errors, 3e-6 to fail; seed fixed."""
-    times = MONDAY + DAY * np.array([0.0, 1.0, 4.0])
+    times = MONDAY + DAY * np.array([0.0, 1.0, 4.0, 60.0])
     effect = Effect(adds=0.5, walk=0.3)
     walks = np.array([log_odds(effect, times, replication=r) for r in range(400)])
     np.testing.assert_allclose(walks[:, 0], 0.5, atol=1e-9)
-    for column, days in ((1, 1.0), (2, 4.0)):
+    for column, days in ((1, 1.0), (2, 4.0), (3, 60.0)):
         wanted = 0.09 * days
         assert abs(walks[:, column].var() - wanted) < 5 * wanted * math.sqrt(2 / 400)
-    steps = np.array([np.corrcoef(walks[:, 1], walks[:, 2] - walks[:, 1])[0, 1]])
-    assert abs(steps[0]) < 5 / math.sqrt(400)
+    steps = np.corrcoef(walks[:, 1], walks[:, 2] - walks[:, 1])[0, 1]
+    assert abs(steps) < 5 / math.sqrt(400)
 
 
 def test_levels_appear_and_retire():
@@ -456,6 +456,23 @@ def test_after_unsubscribing_nothing_pays():
         history.add(some.customers, some.times, actions >= 0, responses.unsubscribed)
         left[some.customers] |= responses.unsubscribed
     assert left.sum() == 25
+
+
+def test_who_leaves_does_so_with_the_declared_probability():
+    """20,000 visits: shares and the correlation with clicks within five standard errors."""
+    course = Course(LEAVING, TOLD, seed=3)
+    n = 20_000
+    arrivals = course.arrivals(0, n)
+    expected = course.expected(arrivals, 0, course.history())
+    for channel, share in (("email", 0.05), ("push", 0.2)):
+        actions = np.full(n, TOLD.actions.index("a", channel, "now"))
+        events = course.events(arrivals, 0, actions, expected)
+        left = events.unsubscribed
+        assert abs(left.mean() - share) < 5 * math.sqrt(share * (1 - share) / n)
+        clicks = ~np.isnan(events.values)
+        assert abs(np.corrcoef(left, clicks)[0, 1]) < 5 / math.sqrt(n)
+    nothing = course.events(arrivals, 0, np.full(n, -1), expected)
+    assert not nothing.unsubscribed.any()
 
 
 # --- random weights -----------------------------------------------------------------------
