@@ -65,7 +65,9 @@ def demo(
             played = _Played()
             with BanditClient(server.address, timeout=20.0) as client:
                 client.create_experiment(spec, request_id="demo")
-                client.start_experiment(spec.name)
+                client.start_experiment(
+                    spec.name, override="a demonstration with simulated customers"
+                )
                 _Players(client, spec, world, played, seed).play(customers, clients)
                 report = _await_closed(client, spec.name)
                 _show(client, spec, report, played)
