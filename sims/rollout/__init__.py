@@ -1,0 +1,1 @@
+"""Rollouts: policies on simulated customers."""
