@@ -38,9 +38,7 @@ def segments_of(spec: ExperimentSpec, rows: Floats) -> tuple[Segment, ...]:
     return tuple(found[:MOST])
 
 
-def _parts(
-    field: ContextField, values: Floats
-) -> Iterator[tuple[str, Callable[[Floats], Bools]]]:
+def _parts(field: ContextField, values: Floats) -> Iterator[tuple[str, Callable[[Floats], Bools]]]:
     if field.kind == "category":
         for place, level in enumerate(field.levels):
             yield f"= {level}"[:60], _equal(float(place))

@@ -52,7 +52,7 @@ class Look(NamedTuple):
     sds: Floats
 
 
-class Run1(NamedTuple):
+class Replication(NamedTuple):
     """One replication.
 
     Attributes
@@ -106,7 +106,7 @@ class Trial(NamedTuple):
     points: Ints
     segments: tuple[str, ...]
     has_baseline: bool
-    runs: tuple[Run1, ...]
+    runs: tuple[Replication, ...]
 
 
 def trial(
@@ -128,11 +128,12 @@ def trial(
     points = np.unique(np.ceil(np.linspace(0, gate.customers, POINTS + 1)[1:]).astype(np.int64))
     first = Course(world, spec, seed=seed, replication=0).arrivals(0, min(gate.customers, 2_000))
     segments = segments_of(spec, first.rows)
-    runs = []
-    for replication in range(gate.replications):
-        runs.append(_Replication(spec, world, seed, replication).play(points, segments, passed))
+    runs = tuple(
+        _Play(spec, world, seed, replication).play(points, segments, passed)
+        for replication in range(gate.replications)
+    )
     names = tuple(segment.name for segment in segments)
-    return Trial(name, points, names, spec.baseline is not None, tuple(runs))
+    return Trial(name, points, names, spec.baseline is not None, runs)
 
 
 def cadence(spec: ExperimentSpec, seconds: float) -> Published:
@@ -218,7 +219,7 @@ class _Reference:
         return np.where(actions >= 0, chosen, self._course.without_message)
 
 
-class _Replication:
+class _Play:
     """One replication: the policy, business as usual, and a uniform draw, block by block."""
 
     def __init__(self, spec: ExperimentSpec, world: World, seed: int, replication: int) -> None:
@@ -244,7 +245,7 @@ class _Replication:
 
     def play(
         self, points: Ints, segments: tuple[Segment, ...], passed: Callable[[int], None]
-    ) -> Run1:
+    ) -> Replication:
         """Play all customers."""
         n, k = self._spec.gate.customers, self._spec.actions.size
         kept = _Kept(n, k)
@@ -296,7 +297,7 @@ class _Kept:
             self._sample_rows.append(rows)
             self._sample_rewards.append(rewards)
 
-    def summary(self, points: Ints, segments: tuple[Segment, ...], look: Look) -> Run1:
+    def summary(self, points: Ints, segments: tuple[Segment, ...], look: Look) -> Replication:
         """Sum up."""
         n, k = self.even.shape
         interval = np.searchsorted(points, np.arange(n), side="right")
@@ -308,7 +309,7 @@ class _Kept:
         half = n // 2
         late, sizes = self._by_segment(segments, half)
         own = (self.groups == int(Group.BANDIT)) & sent
-        return Run1(
+        return Replication(
             earned=np.cumsum(self.values, axis=1)[:, points - 1],
             late=late,
             sizes=sizes,
