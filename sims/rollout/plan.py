@@ -13,7 +13,7 @@ from bandit.groups import Groups
 from bandit.policy import KINDS, ActionName, PolicySpec
 from bandit.rng import keyed
 from bandit.spec import ExperimentSpec, Publishing
-from sims.rollout.courses import Course, World
+from sims.worlds import Course, World
 
 TENANT = "default"
 """Whose experiments are on a server without tokens."""
@@ -184,7 +184,7 @@ class Plan:
 
     def course(self, replication: int) -> Course:
         """Give the customers of one replication."""
-        return self.world.course(self.spec, seed=self.seed, replication=replication)
+        return Course(self.world, self.spec, seed=self.seed, replication=replication)
 
     def place(self, label: str) -> int:
         """Give a label's place.

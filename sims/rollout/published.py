@@ -18,7 +18,7 @@ from bandit.decision import Reason
 from bandit.experiment import Experiment
 from bandit.kernels.compiling import Floats, Ints
 from bandit.question import Questions
-from sims.rollout.courses import Arrivals
+from sims.worlds import Arrivals
 from sims.rollout.plan import TENANT, Published
 
 LEARNED = (Reason.POLICY, Reason.RANDOM_GROUP)

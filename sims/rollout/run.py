@@ -9,7 +9,7 @@ from bandit.errors import InvalidInputError
 from bandit.policy import PolicySpec
 from bandit.spec import ExperimentSpec
 from sims.rollout import stage
-from sims.rollout.courses import World
+from sims.worlds import World
 from sims.rollout.plan import AtOnce, Learning, Plan, named, with_references
 from sims.rollout.records import Rollout
 from sims.rollout.tracks import Track, Tracker, combined, track

@@ -8,7 +8,7 @@ from bandit.errors import InvalidInputError
 from bandit.experiment import Experiment
 from bandit.kernels.compiling import Bools, Floats, Ints
 from sims.rollout import embedded
-from sims.rollout.courses import Arrivals, Course, History
+from sims.worlds import Arrivals, Course, History
 from sims.rollout.embedded import Block, Player
 from sims.rollout.plan import AtOnce, Plan, Published
 from sims.rollout.published import Decided, Embedded, Run, micros
@@ -87,7 +87,6 @@ def performer(plan: Plan, policy: int, replication: int, course: Course) -> Perf
         return Cadenced(Run(Embedded(experiment), every, is_timed=True), course)
     is_timed = experiment.spec.policy.half_life is not None
     return Cadenced(Run(Embedded(experiment), plan.learning, is_timed=is_timed), course)
-
 
 
 class Scenes:
