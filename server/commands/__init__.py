@@ -22,6 +22,7 @@ from server.commands import (
     serve,
     status,
     tokens,
+    validate,
     verify,
 )
 from server.database import storage_error
@@ -51,6 +52,7 @@ app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.add_typer(experiments.app, name="experiments")
 app.add_typer(tokens.app, name="tokens")
+app.command("validate")(validate.validate)
 app.command("decide")(decisions.decide)
 app.command("reward")(decisions.reward)
 app.command("audit-log")(audit_log.audit_log)
