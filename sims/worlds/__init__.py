@@ -6,6 +6,7 @@ of it for one experiment. ``sims/examples`` holds worlds beside the experiments 
 
 from pathlib import Path
 
+from sims.worlds.catalogue import Preset, load, names, preset
 from sims.worlds.course import Arrivals, Course, Events, Responses
 from sims.worlds.effects import Effect, Generated, Wheel
 from sims.worlds.history import History
@@ -20,7 +21,7 @@ from sims.worlds.world import (
     Unsubscribes,
     World,
 )
-from sims.worlds.world_file import read
+from sims.worlds.world_file import read, write
 
 Context = dict[str, float | str | bool | None]
 """What is known about a customer, by name; None where missing."""
@@ -40,6 +41,7 @@ __all__ = [
     "Fatigue",
     "Generated",
     "History",
+    "Preset",
     "Responses",
     "Segment",
     "Traffic",
@@ -48,5 +50,9 @@ __all__ = [
     "Wheel",
     "World",
     "check",
+    "load",
+    "names",
+    "preset",
     "read",
+    "write",
 ]

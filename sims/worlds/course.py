@@ -17,7 +17,7 @@ from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools, Floats, Ints
 from bandit.spec import ExperimentSpec
 from sims.kernels import worlds as kernels
-from sims.worlds import draws, matching
+from sims.worlds import contexts, draws, matching
 from sims.worlds.clock import Clock
 from sims.worlds.customers import Customers
 from sims.worlds.feedback import Feedback
@@ -110,8 +110,9 @@ class Course:
         self.world = world
         self.spec = spec
         self._clock = Clock(world.traffic, seed, replication)
+        rows = None if world.contexts is None else contexts.read(world.contexts, spec.schema)
         self._customers = Customers(
-            world, spec, self._clock, rows=None, seed=seed, replication=replication
+            world, spec, self._clock, rows=rows, seed=seed, replication=replication
         )
         self._truth = Truth(world, spec, self._clock, seed=seed, replication=replication)
         self._chance = draws.stream("response", seed, replication)
@@ -175,8 +176,7 @@ class Course:
 
     def eligible(self, arrivals: Arrivals) -> Bools:
         """Mark the actions that every visit may get, shape (n, k)."""
-        masks = np.array([self.spec.actions.eligible(rules) for rules in self._rules])
-        return np.asarray(masks[self._epochs(arrivals.times)])
+        return np.asarray(self._masks[self._epochs(arrivals.times)])
 
     def expected(self, arrivals: Arrivals, start: int, history: History) -> Floats:
         """Give the expected outcome of every action, shape (n, k).
@@ -281,6 +281,11 @@ class Course:
     def _epochs(self, times: Floats) -> Ints:
         """Give how many levels have appeared or retired before each time."""
         return np.searchsorted(self._changes, self._clock.days(times), side="right")
+
+    @cached_property
+    def _masks(self) -> Bools:
+        """The actions left between any two changes, (changes + 1, k)."""
+        return np.array([self.spec.actions.eligible(rules) for rules in self._rules])
 
     @cached_property
     def _leaving(self) -> Floats:

@@ -26,7 +26,7 @@ class Customers:
     clock
         For traits that follow the time.
     rows
-        Contexts of real customers in schema order, (m, fields); NaN columns have traits.
+        Contexts of real customers in schema order, (m, fields); None: all is drawn from traits.
     seed, replication
         Draw them.
 

@@ -6,13 +6,13 @@ from itertools import combinations
 import numpy as np
 
 from bandit.actions import FACTORS
-from bandit.features import Encoder
-from bandit.kernels.compiling import Bools, Floats, Ints
+from bandit.kernels.compiling import Floats, Ints
 from bandit.spec import ExperimentSpec
 from sims.kernels import worlds as kernels
 from sims.worlds import draws
 from sims.worlds.clock import Clock
-from sims.worlds.effects import WEEKDAYS, Effect, Generated, Wanted
+from sims.worlds.conditions import Conditions, Visits
+from sims.worlds.effects import Effect, Generated
 from sims.worlds.walks import Walk
 from sims.worlds.world import World
 
@@ -44,9 +44,9 @@ class Truth:
         self._spec = spec
         self._clock = clock
         self._effects: list[Effect] = []
-        self._segments = [segment.name for segment in world.segments]
+        self._conditions = Conditions(world, spec, clock)
         self._walks: dict[int, Walk] = {}
-        self._encoder = Encoder(spec.schema)
+        self._encoder = self._conditions.encoder
         self._table = spec.actions.table.astype(np.int64)
         self._sizes = [len(levels) for levels in spec.actions.factors]
         self._offsets: dict[tuple[int, ...], int] = {}
@@ -78,13 +78,12 @@ class Truth:
 
     def _active(self, rows: Floats, times: Floats, segments: Ints) -> Floats:
         """Give how much of every column's condition each row has, (n, columns)."""
+        visits = Visits(rows, times, segments)
         active = np.empty((len(rows), len(self._starts) - 1))
         active[:, 0] = 1.0
         encoded = self._encoder.encode(np.ascontiguousarray(rows))
         for place, effect in enumerate(self._effects):
-            column = self._holds(effect, rows, times, segments)
-            if effect.slope is not None:
-                column = column * encoded[:, self._encoder.names.index(effect.slope)]
+            column = self._conditions.column(effect, visits, encoded)
             active[:, place + 1] = column * self._factor(place, effect, times)
         if self._generated is not None:
             first, width = len(self._effects) + 1, self._encoder.width
@@ -103,35 +102,6 @@ class Truth:
         if place in self._walks:
             value = value + self._walks[place].at(times)
         return value
-
-    def _holds(self, effect: Effect, rows: Floats, times: Floats, segments: Ints) -> Floats:
-        holds = np.ones(len(rows), dtype=np.bool_)
-        if effect.segment is not None:
-            holds &= segments == self._segments.index(effect.segment)
-        for name, wanted in (effect.when or {}).items():
-            holds &= self._meets(name, wanted, rows)
-        if effect.hours is not None:
-            begin, end = effect.hours
-            hour = self._clock.hours(times)
-            late, early = hour >= begin, hour < end
-            holds &= late & early if begin < end else late | early
-        if effect.weekdays is not None:
-            days = [WEEKDAYS.index(day) for day in effect.weekdays]
-            holds &= np.isin(self._clock.weekdays(times), days)
-        if effect.begins is not None:
-            holds &= self._clock.days(times) >= effect.begins
-        if effect.ends is not None:
-            holds &= self._clock.days(times) < effect.ends
-        return holds.astype(np.float64)
-
-    def _meets(self, name: str, wanted: Wanted, rows: Floats) -> Bools:
-        place = [field.name for field in self._spec.context].index(name)
-        column = rows[:, place]
-        if isinstance(wanted, tuple):
-            return np.asarray((column >= wanted[0]) & (column < wanted[1]))
-        if isinstance(wanted, bool):
-            return np.asarray(column == float(wanted))
-        return np.asarray(column == self._spec.context[place].levels.index(wanted))
 
     def _named(self, effect: Effect) -> Mapping[int, int]:
         """Give the levels that an effect names, by factor."""
