@@ -164,21 +164,15 @@ def _examined(
 
 
 def _show(verdict: Verdict) -> None:
-    made = Table(
-        title=f"Verdict on {verdict.experiment}", title_justify="left", title_style="bold"
-    )
+    made = Table(title=f"Verdict on {verdict.experiment}", title_justify="left", title_style="bold")
     made.add_column("", no_wrap=True)
     made.add_column("check", no_wrap=True)
-    made.add_column("where")
+    made.add_column("where", no_wrap=True)
     made.add_column("value", justify="right", no_wrap=True)
     made.add_column("limit", no_wrap=True)
-    made.add_column("found")
     for check in sorted(verdict.checks, key=lambda c: c.passed):
         mark = Text("passed", "green") if check.passed else Text("STOPS", "bold red")
-        made.add_row(
-            *(mark, check.name, check.source, _number(check.value)),
-            *(_limit(check), check.found),
-        )
+        made.add_row(mark, check.name, check.source, _number(check.value), _limit(check))
     show.console.print(made)
     for check in verdict.stopped_by:
         show.console.print(Text(f"{check.name}: {check.found}. {check.why}"))
