@@ -28,9 +28,9 @@ def check_leaks(spec: ExperimentSpec, rows: Floats, rewards: Floats, source: str
             found = _area(rows[:, column], high)
             if found > worst:
                 worst, name = found, field.name
-    told = f"{name!r} alone tells high outcomes from others with {worst:.3f}"
+    told = f"{name!r} alone predicts the outcome: area under the ROC curve {worst:.3f}"
     if not name:
-        told = "no field tells anything" if enough else "too few outcomes to tell"
+        told = "no field predicts the outcome" if enough else "too few outcomes to tell"
     return Check(
         name="leak",
         source=source,

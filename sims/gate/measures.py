@@ -14,7 +14,8 @@ from sims.gate.leaks import check_leaks
 from sims.gate.trial import Look, Replication, Trial
 
 LEVEL = 0.95
-BINS = 10
+EDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.999)
+"""Between bins of propensities: finer where they are extreme."""
 
 
 class Spread(NamedTuple):
@@ -106,8 +107,7 @@ def calibration(looks: list[Look]) -> tuple[float, list[Bin]]:
     hit = np.concatenate([_hits(look).ravel() for look in looks])
     used = np.concatenate([look.eligible.ravel() for look in looks])
     p, hit = p[used], hit[used]
-    cuts = np.unique(np.quantile(p, np.linspace(0, 1, BINS + 1)[1:-1]))
-    places = np.searchsorted(cuts, p, side="right")
+    places = np.searchsorted(EDGES, p, side="right")
     bins, least = [], 1.0
     for place in np.unique(places):
         mine = places == place

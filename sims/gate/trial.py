@@ -235,7 +235,8 @@ class _Play:
         )
         course = plan.course(replication)
         times = course.arrivals(0, 1).times[0], course.arrivals(n - 1, n).times[0]
-        self._engine = _Watched(plan.experiment(0, replication))
+        secret = plan.experiment(0, replication).secret
+        self._engine = _Watched(Experiment(spec, secret=secret))  # with its traffic groups
         is_timed = spec.policy.half_life is not None
         learning = cadence(spec, float(times[1] - times[0]))
         self._policy = Cadenced(Run(self._engine, learning, is_timed=is_timed), course)

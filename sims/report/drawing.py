@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from sims.report.model import Chart, Series
 
@@ -69,12 +69,17 @@ def draw(chart: Chart) -> str:
 def _finish(axes: Axes, chart: Chart) -> None:
     if chart.is_log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     elif chart.kind in ("lines", "stack"):
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
         axes.xaxis.set_major_locator(MaxNLocator(7))
         axes.margins(x=0.01)
+    if chart.kind == "histogram":  # the tail is what matters
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     if chart.is_share:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
     axes.grid(visible=True, axis="x" if chart.kind == "points" else "y")
     axes.set_axisbelow(True)
     if len(chart.series) > 1:

@@ -130,9 +130,8 @@ def _of_trial(spec: ExperimentSpec, trial: Trial, place: int) -> list[Section]:
 
 
 def _named(trial: Trial) -> list[tuple[str, int]]:
-    names = [("this policy", 0)]
-    names += [(name, i) for i, name in enumerate(REFERENCES, 1) if name != "baseline"]
-    return names + ([("baseline", 1)] if trial.has_baseline else [])
+    names = [("this policy", 0), *((name, i) for i, name in enumerate(REFERENCES, 1))]
+    return names if trial.has_baseline else [pair for pair in names if pair[0] != "baseline"]
 
 
 def _regret(trial: Trial, end: str) -> Chart:

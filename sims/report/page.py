@@ -27,11 +27,11 @@ p {{ margin:.4rem 0; max-width:46rem; }}
 .verdict {{ margin:1.4rem 0; padding:1rem 1.2rem; border-left:.4rem solid var(--soft);
   background:var(--card); border-radius:.4rem; }}
 .verdict b {{ font-size:1.25rem; display:block; }}
-.passed {{ border-color:var(--good); background:var(--goodbg); }}
+.verdict.passed {{ border-color:var(--good); background:var(--goodbg); }}
 .passed b, td.passed {{ color:var(--good); }}
-.stopped {{ border-color:var(--bad); background:var(--badbg); }}
+.verdict.stopped {{ border-color:var(--bad); background:var(--badbg); }}
 .stopped b, td.stopped {{ color:var(--bad); }}
-td.passed, td.stopped {{ background:none; font-weight:600; white-space:nowrap; }}
+td.passed, td.stopped {{ font-weight:600; white-space:nowrap; }}
 .facts {{ display:grid; grid-template-columns:repeat(auto-fit,minmax(13rem,1fr)); gap:.9rem;
   margin:1.2rem 0; }}
 .fact {{ background:var(--card); border-radius:.5rem; padding:.9rem 1.1rem; }}
