@@ -22,7 +22,7 @@ from sims.gate.leaks import check_leaks
 from sims.gate.logs import check_log, judge
 from sims.gate.measures import calibration, sample_size, shares
 from sims.gate.static import check_spec
-from sims.gate.trial import Look, trial
+from sims.gate.trial import Look, Trial, trial
 from sims.log import Log
 
 ROOT = Path(__file__).parents[2]
@@ -207,11 +207,11 @@ def test_the_worst_segment_is_named():
 
 
 @pytest.fixture(scope="module")
-def played():
+def played() -> Trial:
     return trial(short(WELCOME), WORLD, name="w", seed=1)
 
 
-def test_what_a_trial_keeps_adds_up(played):
+def test_what_a_trial_keeps_adds_up(played: Trial):
     for run in played.runs:
         assert run.earned.shape == (4, len(played.points))
         assert (np.diff(run.earned, axis=1) > 0).all()
