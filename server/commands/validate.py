@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,11 +17,11 @@ from bandit.spec import ExperimentSpec
 from bandit.verdict import Check, Verdict
 from server.commands import options, show
 from server.commands.options import Server
-from sims import log as logs
-from sims import report, worlds
-from sims.gate import Findings, examine
-from sims.log import Log
+from sims import worlds
 from sims.worlds import World
+
+if TYPE_CHECKING:
+    from sims.gate import Findings
 
 PASSED, STOPPED, BAD_INPUT = 0, 1, 2
 LOG_ENDINGS = (".log.parquet", ".log.csv", ".log.csv.gz")
@@ -85,11 +85,7 @@ def validate(  # noqa: PLR0913  one per option
     verdict = found.verdict
     _show(verdict)
     if out is not None:
-        for path in report.write(report.of_findings(found), out):
-            typer.echo(f"wrote {path}")
-        path = out / "verdict.json"
-        path.write_text(json.dumps(_data(verdict), indent=1, ensure_ascii=False) + "\n")
-        typer.echo(f"wrote {path}")
+        _write(found, out)
     if server.address:
         _submit(server, verdict, override)
     _last_line(verdict, override)
@@ -139,8 +135,11 @@ def _log_beside(spec: Path) -> Path | None:
 
 def _examined(
     spec: ExperimentSpec, found: dict[str, World], path: Path | None, seed: int
-) -> Findings:
-    read: Log | None = None if path is None else logs.read(path, spec)
+) -> "Findings":
+    from sims import log as logs  # seconds of imports that no other command needs
+    from sims.gate import examine
+
+    read = None if path is None else logs.read(path, spec)
     if read is not None and read.times is not None and (read.times[1:] < read.times[:-1]).any():
         raise InvalidInputError("must be in the order of time", field=str(path))
     with Progress(
@@ -184,6 +183,20 @@ def _number(value: float | None) -> str:
 
 def _limit(check: Check) -> str:
     return "" if check.limit is None else f"{check.bound} {check.limit:.4g}"
+
+
+def _write(found: "Findings", out: Path) -> None:
+    try:
+        from sims import report
+    except ModuleNotFoundError as error:
+        raise InvalidInputError(
+            f"needs {error.name}: install banditctl with the extra 'sims'", field="out"
+        ) from None
+    for path in report.write(report.of_findings(found), out):
+        typer.echo(f"wrote {path}")
+    path = out / "verdict.json"
+    path.write_text(json.dumps(_data(found.verdict), indent=1, ensure_ascii=False) + "\n")
+    typer.echo(f"wrote {path}")
 
 
 def _submit(server: Server, verdict: Verdict, override: str) -> None:

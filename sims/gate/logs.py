@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bandit.experiment import Experiment
 from bandit.kernels.compiling import Floats
@@ -56,7 +56,12 @@ def judge(spec: ExperimentSpec, log: Log) -> Judged:
     if half:
         times = np.arange(half, dtype=np.float64) if log.times is None else log.times[:half]
         experiment.learn(
-            posterior, rows[:half], log.actions[:half], log.rewards[:half], seq=half, times=times
+            posterior,
+            rows[:half],
+            log.actions[:half].tolist(),
+            log.rewards[:half],
+            seq=half,
+            times=times,
         )
     snapshot = experiment.publish(posterior, version=1)
     later = Log(
@@ -102,7 +107,7 @@ def _chance(log: Log, spec: ExperimentSpec) -> float:
         variance = float((mine * (mine - 1.0)).sum())
         if variance > 0:
             excess = (float(mine.sum()) - n) / math.sqrt(variance)
-            least = min(least, float(stats.norm.sf(excess)))
+            least = min(least, float(special.ndtr(-excess)))
     return min(least * log.size, 1.0)
 
 

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from bandit.kernels.compiling import Floats
 from bandit.policy import WITHOUT_MODEL
@@ -29,7 +29,7 @@ class Spread(NamedTuple):
 def spread(values: Floats) -> Spread:
     """Give mean and t interval of independent replications."""
     n, mean = len(values), float(values.mean())
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    half = float(special.stdtrit(n - 1, 0.5 + LEVEL / 2) * values.std(ddof=1) / math.sqrt(n))
     return Spread(mean, mean - half, mean + half)
 
 
@@ -116,7 +116,7 @@ def calibration(looks: list[Look]) -> tuple[float, list[Bin]]:
         half = 1.96 * math.sqrt(variance) / n
         bins.append(Bin(mean / n, hits / n, mean / n - half, mean / n + half, n))
         if variance > 5.0:  # else the normal law says nothing
-            least = min(least, 2.0 * float(stats.norm.sf(abs(hits - mean) / math.sqrt(variance))))
+            least = min(least, 2.0 * float(special.ndtr(-abs(hits - mean) / math.sqrt(variance))))
         elif abs(hits - mean) > 10.0 + 5.0 * variance:
             least = 0.0
     return min(least * len(bins), 1.0), bins
@@ -146,7 +146,7 @@ def sample_size(runs: tuple[Replication, ...], power: float = 0.8) -> int | None
     difference = float(means[0] - means[1])
     if difference <= 0:
         return None
-    z = float(stats.norm.ppf(0.975) + stats.norm.ppf(power))
+    z = float(special.ndtri(0.975) + special.ndtri(power))
     each = n / n.sum()
     return math.ceil(z * z * float((np.maximum(variances, 0) / each).sum()) / difference**2)
 

@@ -116,7 +116,12 @@ def _posterior(spec: ExperimentSpec) -> Check:
         for seq in (0, 1):
             if seq:
                 plain.learn(
-                    posterior, rows, actions, np.full(100, value), seq=seq, times=np.arange(100.0)
+                    posterior,
+                    rows,
+                    actions.tolist(),
+                    np.full(100, value),
+                    seq=seq,
+                    times=np.arange(100.0),
                 )
             snapshot = plain.publish(posterior, version=seq)
             x = spec.encoder.encode(np.full((1, fields), np.nan))

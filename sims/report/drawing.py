@@ -6,6 +6,7 @@ matplotlib draws; colours are placeholders that become CSS variables, fonts are 
 import io
 import re
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -27,7 +28,7 @@ _VARIABLES = {
     _PAPER: "var(--paper)",
 }
 _WIDE, _HIGH = 7.4, 3.5
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 10.0,
     "axes.edgecolor": _GRID,
