@@ -1,6 +1,8 @@
 """The gate before a start: no verdict, no start; and whoever goes around it is in the audit log."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +11,19 @@ import grpc
 import pytest
 
 from bandit import spec_file
+from bandit.errors import StateError
 from bandit.gate import Gate
 from bandit.verdict import Check, Verdict
+from server import verdict_messages
 from server.client import BanditClient
 from server.pb import bandit_pb2 as pb
+from server.settings import Settings
 from server.tls import Security
 from server.tokens import Role
 from tests.server.access_harness import Bearer, create, make_token
 from tests.server.harness import SPEC, Clock, Peer, Store, refusal
 
+ROOT = Path(__file__).parents[2]
 HOLDS = Check(name="regret", source="world calm", passed=True, value=0.01, limit=0.05)
 FAILS = Check(name="exploration", source="the specification", passed=False, found="it is 0")
 
@@ -190,8 +196,6 @@ def test_an_override_too_long_starts_nothing(gated: Peer):
 
 
 def message(of: Verdict) -> pb.Verdict:
-    from server import verdict_messages
-
     return verdict_messages.write(of)
 
 
@@ -263,8 +267,6 @@ def test_a_server_may_be_told_to_do_without(tmp_path: Path):
 
 
 def test_the_gate_is_required_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch):
-    from server.settings import Settings
-
     monkeypatch.delenv("BANDIT_GATE", raising=False)
     assert Settings().gate == "required"
 
@@ -274,3 +276,38 @@ def test_another_limit_is_another_specification():
     other = replace(spec, gate=Gate(regret=0.1))
     assert spec_file.digest(spec) != spec_file.digest(other)
     assert spec.model_id == other.model_id
+
+
+# --- the command ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("override", ["", "agreed with the board"])
+def test_validating_stores_a_verdict_that_a_start_asks_for(tmp_path: Path, override: str):
+    """The gate stops a greedy policy; without a reason it does not start, with one it does."""
+    examples = ROOT / "sims/examples/gate"
+    text = (examples / "stop-greedy.toml").read_text()
+    path = tmp_path / "stop-greedy.toml"
+    path.write_text(text.replace("customers = 4000", "customers = 500").replace("= 8", "= 5"))
+    world = examples / "stop-greedy.world.toml"
+    with Peer(tmp_path, gate="required") as peer:
+        address = f"127.0.0.1:{peer.server.port}"
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "server", "validate", str(path), "--world", str(world)),
+                *("--address", address, "--override", override),
+            ],
+            cwd=ROOT, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+        assert done.returncode == (0 if override else 1), done.stdout + done.stderr
+        assert "stopped by exploration" in done.stdout
+        with BanditClient(address, timeout=20.0) as client:
+            client.create_experiment(spec_file.parse(path.read_text(), "toml"))
+            found = client.get_verdict("stop-greedy")
+            assert found.verdict.verdict.spec_hash == found.spec_hash
+            assert found.verdict.override == override
+            assert [c.name for c in found.verdict.verdict.checks if not c.passed] == ["exploration"]
+            if override:
+                assert client.start_experiment("stop-greedy").state == pb.STATE_RUNNING
+            else:
+                with pytest.raises(StateError, match="exploration"):
+                    client.start_experiment("stop-greedy")

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from bandit import spec_file
 from bandit.errors import InvalidInputError
 from bandit.gate import Gate
 from bandit.spec import ExperimentSpec
+from server.commands import app
 from sims import worlds
 from sims.gate import examine, validate
 from sims.gate.leaks import check_leaks
@@ -97,16 +99,20 @@ def test_the_exit_status_is_the_verdict(name: str, tmp_path: Path):
         (["alone.toml", "--world", "other.toml"], "has_bike"),
     ],
 )
-def test_bad_input_is_status_two(arguments: list[str], told: str, tmp_path: Path):
+def test_bad_input_is_status_two(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     shutil.copy(EXAMPLES / "pass-welcome.toml", tmp_path / "alone.toml")
     shutil.copy(EXAMPLES / "pass-welcome.world.toml", tmp_path / "w.toml")
     (tmp_path / "bad.toml").write_text("reward = 1")
     text = (EXAMPLES / "pass-welcome.world.toml").read_text().replace("has_app", "has_bike")
     (tmp_path / "other.toml").write_text(text)
-    done = banditctl("validate", *arguments, folder=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr
+    with monkeypatch.context() as patched:
+        patched.chdir(tmp_path)
+        done = CliRunner().invoke(app, ["validate", *arguments])
+    assert done.exit_code == 2, done.output
+    assert told in done.output
+    assert "Traceback" not in done.output
 
 
 # --- the specification alone --------------------------------------------------------------
