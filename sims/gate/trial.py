@@ -275,7 +275,8 @@ class _Kept:
         self.actions = np.empty(n, dtype=np.int64)
         self.rewards, self.groups = np.empty(n), np.empty(n, dtype=np.int64)
         self.propensities = np.empty(n)
-        self.even = np.zeros((n, k))
+        self.which = np.empty(n, dtype=np.int64)
+        self.masks = np.zeros((0, k), dtype=np.bool_)
         self._sample_rows: list[Floats] = []
         self._sample_rewards: list[Floats] = []
 
@@ -289,8 +290,7 @@ class _Kept:
         self.actions[where], self.rewards[where] = played.actions, played.rewards
         self.groups[where] = np.concatenate([d.groups for d in played.decided])
         self.propensities[where] = np.concatenate([d.propensities for d in played.decided])
-        masks = scene.masks / scene.masks.sum(axis=1, keepdims=True)
-        self.even[where] = masks[scene.which]
+        self.which[where], self.masks = scene.which, scene.masks  # masks only grow
 
     def sample(self, rows: Floats, rewards: Floats) -> None:
         """Keep some customers of the uniform draw."""
@@ -300,13 +300,15 @@ class _Kept:
 
     def summary(self, points: Ints, segments: tuple[Segment, ...], look: Look) -> Replication:
         """Sum up."""
-        n, k = self.even.shape
+        n, k = len(self.which), self.masks.shape[1]
         interval = np.searchsorted(points, np.arange(n), side="right")
         sent = self.actions >= 0
         got = np.zeros((len(points), k), dtype=np.int64)
         np.add.at(got, (interval[sent], self.actions[sent]), 1)
-        even = np.zeros((len(points), k))
-        np.add.at(even, interval[sent], self.even[sent])
+        cells = interval[sent] * len(self.masks) + self.which[sent]
+        seen = np.bincount(cells, minlength=len(points) * len(self.masks))
+        shares = self.masks / self.masks.sum(axis=1, keepdims=True)
+        even = seen.reshape(len(points), len(self.masks)) @ shares
         half = n // 2
         late, sizes = self._by_segment(segments, half)
         own = (self.groups == int(Group.BANDIT)) & sent
