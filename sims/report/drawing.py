@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from scipy import special
 
 from sims.report.model import Chart, Series
 
@@ -44,7 +45,6 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
-    "legend.frameon": False,
     "lines.linewidth": 1.8,
 }
 
@@ -83,15 +83,6 @@ def _finish(axes: Axes, chart: Chart) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
     axes.grid(visible=True, axis="x" if chart.kind == "points" else "y")
     axes.set_axisbelow(True)
-    if len(chart.series) > 1:
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.01, 1.0),
-            ncols=min(len(chart.series), 4),
-            borderaxespad=0.2,
-            handlelength=1.4,
-            columnspacing=1.4,
-        )
 
 
 def _lines(axes: Axes, chart: Chart) -> None:
@@ -185,7 +176,9 @@ def spread_of(name: str, x: np.ndarray, values: np.ndarray) -> Series:
     """Give a line with its 95 % interval over replications, ``values`` of shape (r, points)."""
     n = len(values)
     mean = values.mean(axis=0)
-    half = 2.0 * values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
+    half = np.zeros_like(mean)
+    if n > 1:
+        half = special.stdtrit(n - 1, 0.975) * values.std(axis=0, ddof=1) / np.sqrt(n)
     return Series(
         name=name,
         x=tuple(x.tolist()),

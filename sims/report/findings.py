@@ -83,7 +83,7 @@ def _facts(spec: ExperimentSpec, trials: Sequence[Trial]) -> tuple[Fact, ...]:
             "-" if needed is None else f"{needed:,}",
             "no random group, or nothing to show"
             if needed is None
-            else "so that the report shows the lift over the random group, with a power of 80 %",
+            else "to show the lift over the random group, with a power of 80\u00a0%",
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from sims.report.drawing import draw
+from sims.report.drawing import COLOURS, draw
 from sims.report.model import Chart, Fact, Report, Rows, Section
 
 _LIGHT = """--paper:#fff; --card:#f6f7f9; --ink:#16202c; --soft:#55606e; --grid:#dfe3e8;
@@ -42,6 +42,12 @@ td.passed, td.stopped {{ font-weight:600; white-space:nowrap; }}
 figure {{ margin:1.5rem 0 2rem; break-inside:avoid; }}
 figure h3 {{ font-size:1.02rem; margin:0 0 .3rem; }}
 figure svg {{ width:100%; height:auto; display:block; font-family:inherit; }}
+.legend {{ display:flex; flex-wrap:wrap; gap:.1rem 1.2rem; margin:.2rem 0 .4rem; max-width:none;
+  font-size:.88rem; }}
+.legend i {{ display:inline-block; width:1.1em; height:.32em; margin-right:.45em;
+  vertical-align:middle; border-radius:.1em; print-color-adjust:exact;
+  -webkit-print-color-adjust:exact; }}
+.legend.boxes i {{ height:.8em; width:.8em; }}
 figcaption {{ color:var(--soft); font-size:.9rem; max-width:46rem; margin-top:.3rem; }}
 .wide {{ overflow-x:auto; }}
 table {{ border-collapse:collapse; width:100%; font-size:.88rem; margin:.8rem 0; }}
@@ -132,8 +138,20 @@ def _figure(chart: Chart) -> str:
     svg = draw(chart).replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
     return (
         f'<figure id="chart-{escape(chart.name, quote=True)}">\n<h3>{escape(chart.title)}</h3>\n'
-        f"{svg}\n<figcaption>{escape(chart.note)}</figcaption>\n</figure>"
+        f"{_legend(chart)}{svg}\n<figcaption>{escape(chart.note)}</figcaption>\n</figure>"
     )
+
+
+def _legend(chart: Chart) -> str:
+    """Name the colours beside the plot, where long names may wrap."""
+    if len(chart.series) < 2:
+        return ""
+    boxes = "" if chart.kind == "lines" else " boxes"
+    keys = "".join(
+        f'<span><i style="background:var(--s{i % COLOURS + 1})"></i>{escape(one.name)}</span>'
+        for i, one in enumerate(chart.series)
+    )
+    return f'<p class="legend{boxes}">{keys}</p>\n'
 
 
 def _footer(report: Report) -> str:
