@@ -445,8 +445,7 @@ class ExperimentService:
         self, request: pb.PauseExperimentRequest, caller: Caller
     ) -> pb.PauseExperimentResponse:
         """Pause a running experiment."""
-        allowed = (State.RUNNING, State.PAUSED)
-        live = self._move(request, caller, State.PAUSED, allowed)
+        live = self._move(request, caller, State.PAUSED, (State.RUNNING, State.PAUSED))
         return pb.PauseExperimentResponse(experiment=self._message(live))
 
     def ArchiveExperiment(
