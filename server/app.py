@@ -93,6 +93,7 @@ class Server:
                 ExperimentService(
                     *(self.live, reader, self.writer, clock, secret, settings.max_experiments),
                     learned=self.learner.notify,
+                    is_gated=settings.gate == "required",
                 ),
                 self.writer,
                 self._tokens or OpenAccess(),

@@ -27,6 +27,7 @@ from server.audit_log import MAX_REASON, Change
 from server.catalogue import State
 from server.clock import Clock
 from server.deciding import Asking, Plan, decide
+from server.gatekeeping import Gatekeeper
 from server.live import Live, LiveExperiment
 from server.omissions import Omitted
 from server.pages import Pages
@@ -39,9 +40,6 @@ from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
 MAX_PAGE = 1_000
 MAX_LISTED = 1_000_000
 """Entries of propensities and removed actions in one answer."""
-MAX_PAGE_CHARACTERS = 2**20
-"""A page of the audit log ends after the entry with which it holds so much."""
-
 
 _Move = pb.StartExperimentRequest | pb.PauseExperimentRequest | pb.ArchiveExperimentRequest
 _VERBS = {State.RUNNING: "start", State.PAUSED: "pause", State.ARCHIVED: "archive"}
@@ -359,6 +357,8 @@ class ExperimentService:
         Experiments that a tenant may have.
     learned
         Called when what is learned changes.
+    is_gated
+        Whether a draft needs a passing verdict to start.
     """
 
     def __init__(  # noqa: PLR0913
@@ -370,6 +370,8 @@ class ExperimentService:
         secret: bytes,
         most: int = 1_000,
         learned: Callable[[], None] = lambda: None,
+        *,
+        is_gated: bool = True,
     ) -> None:
         self._live = live
         self._reader = reader
@@ -378,6 +380,7 @@ class ExperimentService:
         self._pages = Pages(secret)
         self._most = most
         self._learned = learned
+        self._gate = Gatekeeper(live, reader, writer, clock, is_required=is_gated)
 
     def CreateExperiment(
         self, request: pb.CreateExperimentRequest, caller: Caller
@@ -454,8 +457,7 @@ class ExperimentService:
         self, request: pb.PauseExperimentRequest, caller: Caller
     ) -> pb.PauseExperimentResponse:
         """Pause a running experiment."""
-        allowed = (State.RUNNING, State.PAUSED)
-        live = self._move(request, caller, State.PAUSED, allowed)
+        live = self._move(request, caller, State.PAUSED, (State.RUNNING, State.PAUSED))
         return pb.PauseExperimentResponse(experiment=self._message(live))
 
     def ArchiveExperiment(
@@ -480,30 +482,17 @@ class ExperimentService:
         if request.page_size < 0:
             raise InvalidInputError("must not be negative", field="page_size")
         name = request.name and _name(request.name, "name")
-        below, _, asked = self._pages.after(request.page_token, caller.tenant, "audit").partition(
-            " "
-        )
+        after = self._pages.after(request.page_token, caller.tenant, "audit")
+        below, _, asked = after.partition(" ")
         if request.page_token and asked != name:
             raise InvalidInputError("belongs to a request with another name", field="page_token")
-        size = min(request.page_size or 100, MAX_PAGE)
+        size, end = min(request.page_size or 100, MAX_PAGE), int(below or 0)
         with self._reader.connect() as connection:
-            found = audit_log.entries(
-                connection,
-                caller.tenant,
-                experiment=name,
-                below=int(below or 0),
-                limit=size + 1,
+            page, is_more = audit_log.page(
+                connection, caller.tenant, experiment=name, below=end, limit=size
             )
-        page: list[AnyRow] = []
-        characters = 0
-        for row in found[:size]:
-            page.append(row)
-            characters += len(row.before or "") + len(row.after or "")
-            if characters > MAX_PAGE_CHARACTERS:
-                break
-        token = ""
-        if len(found) > len(page):
-            token = self._pages.token(f"{page[-1].seq} {name}", caller.tenant, "audit")
+        last = f"{page[-1].seq} {name}" if is_more else ""
+        token = self._pages.token(last, caller.tenant, "audit") if is_more else ""
         return pb.ListAuditEntriesResponse(
             entries=[convert.audit_entry(row) for row in page], next_page_token=token
         )
@@ -541,6 +530,16 @@ class ExperimentService:
             sequence=omitted.seq, events=omitted.events, outcomes=omitted.outcomes
         )
 
+    def SubmitVerdict(
+        self, request: pb.SubmitVerdictRequest, caller: Caller
+    ) -> pb.SubmitVerdictResponse:
+        """Store what the gate found of a specification."""
+        return self._gate.submit(request, caller)
+
+    def GetVerdict(self, request: pb.GetVerdictRequest, caller: Caller) -> pb.GetVerdictResponse:
+        """Give the newest verdict on an experiment's specification."""
+        return self._gate.newest(_name(request.name, "name"), caller)
+
     def _move(
         self, request: _Move, caller: Caller, to: State, allowed: Sequence[State]
     ) -> LiveExperiment:
@@ -559,6 +558,8 @@ class ExperimentService:
                 return row
             if row.state not in allowed:
                 raise StateError(f"experiment {name!r} is {State(row.state).name}", field="name")
+            if isinstance(request, pb.StartExperimentRequest) and row.state == State.DRAFT:
+                self._gate.admit(connection, row, request.override, caller)
             moved = catalogue.set_state(connection, live.id, to)
             change = Change(
                 caller.tenant,

@@ -23,6 +23,7 @@ from server.commands import (
     simulate,
     status,
     tokens,
+    validate,
     verify,
     worlds,
 )
@@ -53,6 +54,7 @@ app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.add_typer(experiments.app, name="experiments")
 app.add_typer(tokens.app, name="tokens")
+app.command("validate")(validate.validate)
 app.command("decide")(decisions.decide)
 app.command("reward")(decisions.reward)
 app.command("audit-log")(audit_log.audit_log)

@@ -65,7 +65,8 @@ def demo(
             played = _Played()
             with BanditClient(server.address, timeout=20.0) as client:
                 client.create_experiment(spec, request_id="demo")
-                client.start_experiment(spec.name)
+                why = "a demonstration with simulated customers"
+                client.start_experiment(spec.name, override=why)
                 _Players(client, course, played).play(customers, clients)
                 report = _await_closed(client, spec.name)
                 _show(client, spec, report, played)

@@ -26,6 +26,9 @@ SecretFile = Annotated[
     typer.Option(envvar="BANDIT_SECRET_FILE", help="As given to the server; else beside SQLite."),
 ]
 Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
+Override = Annotated[
+    str, typer.Option(help="Why it may start without a passing verdict; for the audit log.")
+]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_DATABASE = "sqlite:///bandit.db"
 

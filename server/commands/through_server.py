@@ -78,7 +78,7 @@ class Served:
         self._spec = transported(spec, learning)
         self._client = BanditClient(f"127.0.0.1:{server.port}", timeout=_PATIENCE)
         self._client.create_experiment(self._spec, request_id=self._spec.name)
-        self._client.start_experiment(self._spec.name, reason="a rollout through the server")
+        self._client.start_experiment(self._spec.name, override="a rollout through the server")
         self._experiment_id = server.live.entries()[0].id
         self._ids: dict[int, tuple[str, bool]] = {}
         self._waiting = 0

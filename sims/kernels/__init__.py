@@ -1,1 +1,1 @@
-"""Compiled loops of the simulation: arrays in, arrays out, nothing checked."""
+"""Compiled loops of the simulator: arrays in, arrays out, nothing checked."""

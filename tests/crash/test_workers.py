@@ -51,7 +51,9 @@ class Connection:
         self.experiments.CreateExperiment(
             pb.CreateExperimentRequest(spec=spec, request_id=f"create-{name}"), timeout=30
         )
-        self.experiments.StartExperiment(pb.StartExperimentRequest(name=name), timeout=30)
+        self.experiments.StartExperiment(
+            pb.StartExperimentRequest(name=name, override="a test"), timeout=30
+        )
 
     def decide(self, name: str, request: str) -> pb.Decision:
         asked = decide_request(name, request)

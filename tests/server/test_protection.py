@@ -313,7 +313,7 @@ def test_a_stop_under_load_loses_nothing(tmp_path: Path):
     acknowledged: list[tuple[str, str]] = []
     with BanditClient(server.address, timeout=30) as client:
         client.create_experiment(spec_file.parse(WELCOME, "toml"))
-        client.start_experiment("welcome")
+        client.start_experiment("welcome", override="a test")
     stop = threading.Event()
     begun = threading.Barrier(7)
 
