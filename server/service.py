@@ -26,15 +26,16 @@ from server.access import Caller
 from server.audit_log import MAX_REASON, Change
 from server.catalogue import State
 from server.clock import Clock
-from server.deciding import Asking, Plan, decide
+from server.deciding import Asking, Plan
 from server.gatekeeping import Gatekeeper
 from server.live import Live, LiveExperiment
+from server.named import asked_together, asking
 from server.omissions import Omitted
 from server.pages import Pages
 from server.pb import bandit_pb2 as pb
 from server.retention import check_reach
 from server.schema import AnyRow
-from server.sheets import decide_sheet
+from server.sheets import Sheet, decide_sheet
 from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
 
 MAX_PAGE = 1_000
@@ -102,7 +103,7 @@ class DecisionService:
 
     def _decision(self, request: pb.DecideRequest, live: LiveExperiment) -> Pending:
         now = self._clock()
-        asked = convert.asking(request, live.experiment, live.tenant, now)
+        asked = asking(request, live.experiment, live.tenant, now)
         job = self._job(live, (asked,), now)
 
         def answer() -> pb.DecideResponse:
@@ -135,19 +136,11 @@ class DecisionService:
                 field="requests",
             )
         now = self._clock()
-        asked = []
-        for i, one in enumerate(requests):
-            try:
-                asked.append(convert.asking(one, live.experiment, live.tenant, now))
-            except BanditError as error:
-                raise error.under(f"requests[{i}]") from None
-        job = self._job(live, asked, now)
-        if isinstance(job, AppendDecisions):  # many: do not let the others wait for the engine
-            [job.decisions] = decide([job.plan])
-        logged = self._writer.write(job, caller.expires)
+        logged = self._decide_sheet(live, asked_together(requests, live, now), now, caller.expires)
+        actions: convert.Actions = {}
         return pb.BatchDecideResponse(
             decisions=[
-                convert.decision(live, entry, include_removed=one.include_removed)
+                convert.decision(live, entry, include_removed=one.include_removed, actions=actions)
                 for entry, one in zip(logged, requests, strict=True)
             ]
         )
@@ -157,19 +150,25 @@ class DecisionService:
         live = self._live.find(caller.tenant, _name(asked.experiment, path), path)
         now = self._clock()
         read = packed.read_contexts(asked, live, now)
+        try:
+            logged = self._decide_sheet(live, read, now, caller.expires)
+        except ConflictError as error:
+            raise ConflictError(error.message, field="packed.request_ids") from None
+        return packed.decisions_message(live, logged)
+
+    def _decide_sheet(
+        self, live: LiveExperiment, asked: Sheet, now: int, expires: float
+    ) -> list[storage.Logged]:
+        """Decide for many here, for others not to wait for the engine, and commit."""
         job: Job[list[storage.Logged]]
         try:
             plan = Plan(live, (), now, self._refused(live))
         except StateError as error:
-            job = self._repeat(live, list(zip(read.request_ids, read.hashes, strict=True)), error)
+            job = self._repeat(live, list(zip(asked.request_ids, asked.hashes, strict=True)), error)
         else:
-            job = AppendDecisions(plan, decide_sheet(live, read, now, plan.refused))
-            job.rows = len(read)
-        try:
-            logged = self._writer.write(job, caller.expires)
-        except ConflictError as error:
-            raise ConflictError(error.message, field="packed.request_ids") from None
-        return packed.decisions_message(live, logged)
+            job = AppendDecisions(plan, decide_sheet(live, asked, now, plan.refused))
+            job.rows = len(asked)
+        return self._writer.write(job, expires)
 
     def RecordReward(
         self, request: pb.RecordRewardRequest, caller: Caller
