@@ -17,14 +17,15 @@ class Estimate:
     value
         Mean reward of a row under the policy; None if it is withheld.
     intervals
-        Of the value; none if it is withheld.
+        Of the value; none if it is withheld, and none where it rests on the model alone: the
+        spread of predictions does not say how wrong they are.
     standard_error
-        Of the value by the delta method, by customers where the log knows them.
+        Of the value by the delta method, by customers where the log knows them; None as above.
     setting
         What the estimator was set to; None if it has nothing to set.
     effective_rows
         How many rows of the policy's own log would say as much: ``(sum w)**2 / sum w**2`` of the
-        weights that the estimator uses; None for the direct method.
+        weights that the estimator uses; None where it rests on the model alone.
     withheld
         Why there is no number, and what would help; None if there is one.
 

@@ -169,6 +169,10 @@ def _logged(weighed: Weighed) -> Terms:
     return Terms(weighed.rewards, np.ones(len(weighed)))
 
 
+_TRACE = 0.01
+"""An estimate whose weights sum to less than this share of the plain ones is the model's own."""
+
+
 class _Asked(NamedTuple):
     """One estimate to make: its terms, its setting, and why it is withheld."""
 
@@ -177,6 +181,11 @@ class _Asked(NamedTuple):
     setting: float | None
     weights: Floats | None
     withheld: str | None
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether rewards correct it: how wrong a model alone is, its own spread does not say."""
+        return self.weights is not None or self.name == "logged"
 
 
 def _estimates(columns: Columns, found: Diagnostics, how: Plan) -> dict[str, Estimate]:
@@ -225,20 +234,23 @@ def _weights(name: str, weighed: Weighed, setting: float | None) -> Floats | Non
     if name == "balanced":
         return weighed.balanced
     used = ESTIMATORS[name].shrink(weighed.weights, np.inf if setting is None else setting)
-    is_model_alone = ESTIMATORS[name].needs_model and not used.any()
-    return None if is_model_alone and weighed.weights.any() else used
+    whole = float(weighed.weights.sum())
+    is_model_alone = ESTIMATORS[name].needs_model and float(used.sum()) <= _TRACE * whole
+    return None if is_model_alone and whole > 0.0 else used
 
 
 def _with_intervals(asked: list[_Asked], customers: Ints | None, how: Plan) -> dict[str, Estimate]:
     """Put intervals around what is not withheld."""
-    shown = {one.name: one.terms for one in asked if one.withheld is None}
+    shown = {one.name: one.terms for one in asked if one.withheld is None and one.is_corrected}
     draws = _bootstrap(shown, customers, how)
     estimates = {}
     for one in asked:
         effective = None if one.weights is None else effective_rows(one.weights)
         estimate = None
         why = one.withheld
-        if why is None:
+        if why is None and not one.is_corrected:
+            estimate = Estimate(name=one.name, value=one.terms.value, setting=one.setting)
+        elif why is None:
             try:
                 moments = Moments.of(one.terms, customers)
                 intervals = [student(moments, how.level)]
