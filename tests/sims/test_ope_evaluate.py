@@ -13,6 +13,7 @@ from bandit.experiment import Experiment
 from bandit.groups import Groups
 from bandit.spec_file import parse
 from sims.log import Log
+from sims.ope.arrays import log_of
 from sims.ope.balancing import Balancer, Versions
 from sims.ope.diagnostics import Counts, Limits, effective_rows
 from sims.ope.estimate import Estimate
@@ -425,3 +426,42 @@ def test_uniform_and_fixed_policies():
     assert abs(shares.value - RATES.mean()) < 5 * shares.standard_error  # 6e-7 to fail
     one = quick(log, fixed(2), estimators=["snips"])["snips"]
     assert abs(one.value - RATES[:, 2].mean()) < 5 * one.standard_error
+
+
+# --- arrays that are not trusted --------------------------------------------------------
+
+BAD = {
+    "propensities": (0.0, "must be in"),
+    "rewards": (np.nan, "must be finite, got nan"),
+    "actions": (3, r"must be in \[0, 2\], got 3"),
+    "customers": (0.5, "must be whole numbers, got 0.5"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_row_is_named_or_left_out_and_counted(name: str):
+    good = make(500)
+    arrays = {each: getattr(good, each) for each in ("actions", "rewards", "propensities", "rows")}
+    arrays |= {"size": 3, "customers": good.customers.astype(float)}
+    assert quick(log_of(**arrays))["ips"] == quick(good)["ips"]
+    value, message = BAD[name]
+    arrays[name] = np.where(np.isin(np.arange(500), (7, 9)), value, arrays[name])
+    with pytest.raises(InvalidInputError, match=rf"{name}\[7\]: {message}"):
+        log_of(**arrays)
+    log = log_of(**arrays, exclude=True)
+    assert len(log) == 498
+    assert sum(log.excluded.values()) == 2
+    found = quick(log, limits=Limits(effective_rows=50))
+    assert found.diagnostics.excluded == log.excluded
+    assert found["ips"].value is not None
+
+
+def test_arrays_that_fit_nothing_are_refused():
+    for arrays, message in (
+        (([0], [1.0, 2.0], [0.5], 2), r"rewards: has shape \(2,\), there are 1 rows"),
+        ((["a"], [1.0], [0.5], 2), "actions: are no numbers"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            log_of(*arrays)
+    with pytest.raises(InvalidInputError, match="colour: is not a column"):
+        log_of([0], [1.0], [0.5], 2, colour=[1])
