@@ -140,7 +140,7 @@ def evaluate(
     >>> log = Log(actions=sent, rewards=clicks, propensities=np.full(4_000, 0.5), size=2)
     >>> found = evaluate(log, fixed(1), estimators=["snips"])
     >>> f"{found['snips'].value:.2f}, {found.diagnostics.effective_rows:.0f} rows"
-    '0.29, 1988 rows'
+    '0.30, 2006 rows'
     """
     how = _plan(plan, named)
     fits = fit(log, target, how)
