@@ -21,7 +21,7 @@ from sims.ope.diagnostics import (
     weight_doubts,
 )
 from sims.ope.estimate import Estimate
-from sims.ope.estimators import ESTIMATORS, Terms, Weighed, terms_of
+from sims.ope.estimators import ESTIMATORS, Terms, Weighed, mean_of, terms_of
 from sims.ope.intervals import Interval, Moments, student
 from sims.ope.plan import Plan
 from sims.ope.reading import STEP, Batches, Columns, fit, reduce
@@ -168,7 +168,7 @@ def _plan(plan: Plan | None, named: Mapping[str, Any]) -> Plan:
 
 
 def _logged(weighed: Weighed) -> Terms:
-    return _mean_of(weighed.rewards)
+    return mean_of(weighed.rewards)
 
 
 _TRACE = 0.01
@@ -276,14 +276,10 @@ def _with_bias(one: _Asked, customers: Ints | None, level: float) -> list[Interv
     if one.plain is None or one.caution is not None:
         return []
     rows = one.plain.numerators - one.terms.numerators
-    own, bias = Moments.of(one.terms, customers), Moments.of(_mean_of(rows), customers)
+    own, bias = Moments.of(one.terms, customers), Moments.of(mean_of(rows), customers)
     tail = 0.5 + level / 2
     half = student(own, tail).width / 2 + abs(bias.value) + student(bias, tail).width / 2
     return [Interval(own.value - half, own.value + half, "student and bias", level)]
-
-
-def _mean_of(rows: Floats) -> Terms:
-    return Terms(rows, np.ones(len(rows)))
 
 
 def _with_intervals(asked: list[_Asked], customers: Ints | None, how: Plan) -> dict[str, Estimate]:
