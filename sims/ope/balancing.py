@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
@@ -19,8 +20,11 @@ from bandit.kernels.compiling import Floats, Ints
 from sims.log import Log
 from sims.ope import models
 from sims.ope.design import Contexts, Design, codes_of
-from sims.ope.sampling import folds_of, taken
-from sims.ope.targets import Policy, Target, probabilities
+from sims.ope.sampling import folds_of
+from sims.ope.targets import Policy, probabilities
+
+SMALLEST = 1e-6
+"""Probabilities of the target below this are not fitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,90 +85,134 @@ class Balancer:
     Parameters
     ----------
     kind
-        ``boosting``: trees; ``logistic``: linear in context, action and their products.
+        ``logistic``: linear in context, action and their products, and in the logarithm of the
+        target's probability; ``boosting``: trees on these.
+    model
+        Features, folds and penalty; its ``kind`` is not looked at.
     fit_rows
         Most rows of the log that are fitted; each gives a row for every action the target takes.
     largest
         No weight is larger.
+
+    Raises
+    ------
+    InvalidInputError
+        For an unknown kind, or a number out of range.
+
+    Notes
+    -----
+    Consistent only as far as the classifier is: there is no unbiasedness as with propensities.
     """
 
-    kind: Literal["boosting", "logistic"] = "boosting"
+    kind: Literal["logistic", "boosting"] = "logistic"
+    model: models.RewardModel = field(default_factory=models.RewardModel)
     fit_rows: int = 20_000
     largest: float = 1e3
-    model: models.RewardModel = field(default_factory=models.RewardModel)
 
-    def fit(self, sample: Log, numbers: Ints, target: Target, *, seed: int) -> "Balanced":
+    def __post_init__(self) -> None:
+        if self.kind not in ("logistic", "boosting"):
+            raise InvalidInputError(
+                f"{self.kind!r} is neither logistic nor boosting", field="balancing.kind"
+            )
+        if self.fit_rows < 10 or not self.largest > 0.0:
+            raise InvalidInputError(
+                "needs at least 10 rows and a positive largest weight", field="balancing"
+            )
+
+    def fit(self, sample: Log, target: Floats, numbers: Ints, *, seed: int) -> "Balanced":
         """Fit a classifier for every fold, each without it.
 
         Parameters
         ----------
         sample, numbers
             As in ``models.cross_fit``.
-        target
-            The policy that is evaluated; a matrix has the rows of the sample.
+        target : (n, k)
+            Of the rows of the sample.
+
+        Raises
+        ------
+        InvalidInputError
+            If the target never takes an action that was logged in the fitted rows, or all rows
+            are in one fold.
         """
-        pi = probabilities(target, sample)
+        here = np.flatnonzero(target[np.arange(len(sample)), sample.actions] > 0.0)
         contexts = Contexts(sample, self.model.encode)
         columns = contexts.columns(sample)
         folds = folds_of(sample, numbers, self.model.folds, seed)
-        parts = []
+        found = Balanced(self, contexts, seed, sample.size)
         for fold in range(self.model.folds):
             rest = np.flatnonzero(folds != fold)
-            if not len(rest):
+            logged = here[folds[here] != fold]
+            if not len(logged):
                 raise InvalidInputError(
-                    "all rows are in one fold; give more rows or customers",
-                    field="balancing.model.folds",
+                    "no row outside of a fold has an action that the target takes; give more rows",
+                    field="balancing.fit_rows",
                 )
-            parts.append(self._fit(columns[rest], taken(sample, rest), pi[rest], seed))
-        return Balanced(self, contexts, parts, seed, sample.size)
+            who, actions = np.nonzero(target[rest] > SMALLEST)
+            rows = np.concatenate([logged, rest[who]])
+            every = np.concatenate([sample.actions[logged], actions])
+            classes = np.repeat([0.0, 1.0], [len(logged), len(who)])
+            weights = np.concatenate([np.ones(len(logged)), target[rest[who], actions]])
+            table = found.table(columns[rows], every, target[rows, every])
+            with threadpool_limits(1):  # sums in a fixed order
+                found.parts.append(
+                    self._new(columns.shape[1], found.codes, seed).fit(
+                        table, classes, sample_weight=weights
+                    )
+                )
+        return found
 
-    def _fit(self, columns: Floats, log: Log, target: Floats, seed: int) -> Any:  # noqa: ANN401
-        """Tell rows of the log, class 0, from the same contexts with actions of the target."""
-        who, action = np.nonzero(target)
-        rows = np.concatenate([np.arange(len(log)), who])
-        actions = np.concatenate([log.actions, action])
-        classes = np.repeat([0.0, 1.0], [len(log), len(who)])
-        weights = np.concatenate([np.ones(len(log)), target[who, action]])
-        with threadpool_limits(1):  # sums in a fixed order
-            if self.kind == "logistic":
-                table = Design.of(self.model.features, self.model.levels, log.size).table(
-                    columns[rows], actions
-                )
-                one = LogisticRegression(C=1.0 / self.model.penalty, max_iter=300)
-                return one.fit(table, classes, sample_weight=weights)
-            codes = codes_of(self.model.levels, log.size)
-            trees = models.trees(columns.shape[1], codes, seed, is_classifier=True)
-            table = np.hstack([columns[rows], codes[actions]])
-            return trees.fit(table, classes, sample_weight=weights)
+    def _new(self, width: int, codes: Ints, seed: int) -> Any:  # noqa: ANN401  not typed
+        if self.kind == "logistic":
+            return LogisticRegression(C=1.0 / self.model.penalty, max_iter=300)
+        return models.trees(width + 1, codes, seed, is_classifier=True)
 
 
 class Balanced:
     """A classifier of every fold; see ``Balancer.fit``."""
 
-    def __init__(
-        self, balancer: Balancer, contexts: Contexts, parts: list[Any], seed: int, size: int
-    ) -> None:
-        self._balancer, self._contexts, self._parts, self._seed = balancer, contexts, parts, seed
+    def __init__(self, balancer: Balancer, contexts: Contexts, seed: int, size: int) -> None:
+        self._balancer, self._contexts, self._seed = balancer, contexts, seed
         model = balancer.model
-        self._codes = codes_of(model.levels, size)
+        self.codes = codes_of(model.levels, size)
+        self.parts: list[Any] = []
         self._design = Design.of(model.features, model.levels, size)
 
-    def weights(self, log: Log, *, start: int = 0) -> Floats:
-        """Give the odds that the logged action is one of the target, (n,)."""
-        numbers = np.arange(start, start + len(log))
-        folds = folds_of(log, numbers, len(self._parts), self._seed)
+    def table(self, columns: Floats, actions: Ints, probabilities: Floats) -> Any:  # noqa: ANN401
+        """Give the features of contexts, actions and the target's probability of these.
+
+        Notes
+        -----
+        The log odds that are sought are ``log target - log logged``: the first part is known.
+        """
+        known = np.log(np.maximum(probabilities, SMALLEST))[:, None]
+        if self._balancer.kind == "boosting":
+            return np.hstack([columns, known, self.codes[actions]])
+        table = self._design.table(columns, actions)
+        return sparse.hstack([table, sparse.csr_array(known)], format="csr")
+
+    def weights(self, log: Log, target: Floats, numbers: Ints) -> Floats:
+        """Give the odds that the logged action is one of the target, (n,).
+
+        Parameters
+        ----------
+        target : (n, k)
+        numbers : (n,)
+            Of the rows in the whole log, from 0.
+
+        Returns
+        -------
+        0 where the target never takes the logged action.
+        """
+        folds = folds_of(log, numbers, len(self.parts), self._seed)
         columns = self._contexts.columns(log)
-        found = np.empty(len(log))
+        own = target[np.arange(len(log)), log.actions]
+        found = np.zeros(len(log))
         with threadpool_limits(1, user_api="blas"):
-            for fold, part in enumerate(self._parts):
-                here = np.flatnonzero(folds == fold)
-                if not len(here):
-                    continue
-                actions = log.actions[here]
-                if self._balancer.kind == "logistic":
-                    table = self._design.table(columns[here], actions)
-                else:
-                    table = np.hstack([columns[here], self._codes[actions]])
-                chance = models.tree_output(part, table)
-                found[here] = chance / np.maximum(1.0 - chance, 1e-12)
+            for fold, part in enumerate(self.parts):
+                here = np.flatnonzero((folds == fold) & (own > 0.0))
+                if len(here):
+                    table = self.table(columns[here], log.actions[here], own[here])
+                    chance = models.expectation(part, table)
+                    found[here] = chance / np.maximum(1.0 - chance, 1e-12)
         return np.minimum(found, self._balancer.largest)

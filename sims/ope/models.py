@@ -145,7 +145,7 @@ class _Trees(NamedTuple):
         for start in range(0, len(contexts), step):
             part = contexts[start : start + step]
             table = np.hstack([np.repeat(part, k, axis=0), np.tile(self.codes, (len(part), 1))])
-            found[start : start + step] = tree_output(self.model, table).reshape(len(part), k)
+            found[start : start + step] = expectation(self.model, table).reshape(len(part), k)
         return found
 
 
@@ -167,19 +167,18 @@ class Fitted:
     def __init__(self, contexts: Contexts, parts: list[Predictor], seed: int, kind: str) -> None:
         self.contexts, self.parts, self.seed, self.kind = contexts, parts, seed, kind
 
-    def predict(self, log: Log, *, start: int = 0) -> Floats:
+    def predict(self, log: Log, numbers: Ints) -> Floats:
         """Give what every action is expected to earn, by a model that did not see the row.
 
         Parameters
         ----------
-        start
-            Number of rows of the log before these: the same as when the sample was taken.
+        numbers : (n,)
+            Of the rows in the whole log, from 0: as when the sample was taken.
 
         Returns
         -------
         (n, k)
         """
-        numbers = np.arange(start, start + len(log))
         folds = folds_of(log, numbers, len(self.parts), self.seed)
         contexts = self.contexts.columns(log)
         found = np.empty((len(log), log.size))
@@ -280,11 +279,12 @@ def trees(width: int, codes: Ints, seed: int, *, is_classifier: bool) -> Any:  #
     return kind(
         random_state=seed % 2**32,
         early_stopping=False,
+        max_leaf_nodes=15,  # few rows of most actions: large trees fit their noise
         categorical_features=list(range(width, width + codes.shape[1])),
     )
 
 
-def tree_output(model: Any, table: Floats) -> Floats:  # noqa: ANN401  scikit-learn is not typed
+def expectation(model: Any, table: Floats) -> Floats:  # noqa: ANN401  scikit-learn is not typed
     """Give the expectation, or the probability of the second class."""
     if hasattr(model, "predict_proba"):
         return np.asarray(model.predict_proba(table)[:, 1])

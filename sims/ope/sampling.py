@@ -49,7 +49,7 @@ def folds_of(log: Log, numbers: Ints, folds: int, seed: int) -> Ints:
     return found
 
 
-def taken(log: Log, which: Ints | Bools) -> Log:
+def taken(log: Log, which: Ints | Bools | slice) -> Log:
     """Give some rows of a log."""
     columns = {name: getattr(log, name) for name in COLUMNS}
     chosen: dict[str, Any] = {n: None if c is None else c[which] for n, c in columns.items()}
@@ -68,15 +68,13 @@ class Sample:
     """
 
     def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.seen = size, seed, 0
+        self.size, self.seed = size, seed
         self._parts: list[tuple[Ints, NDArray[np.uint64], Log]] = []
         self._kept = 0
         self._limit: int | None = None
 
-    def add(self, log: Log) -> None:
-        """Look at the next batch."""
-        numbers = np.arange(self.seen, self.seen + len(log))
-        self.seen += len(log)
+    def add(self, log: Log, numbers: Ints) -> None:
+        """Look at the next batch, whose rows have these numbers in the whole log."""
         words = scrambled(numbers, self.seed, 3)
         if self._limit is not None:
             low = words <= np.uint64(self._limit)
@@ -106,10 +104,11 @@ class Sample:
         InvalidInputError
             If there are none.
         """
-        self._shrink()
         parts = [part for part in self._parts if len(part[0])]
         if not parts:
             raise InvalidInputError("has no rows", field="log")
+        self._shrink()
+        parts = [part for part in self._parts if len(part[0])]
         numbers = np.concatenate([part[0] for part in parts])
         return numbers, joined([part[2] for part in parts])
 
