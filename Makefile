@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 
-.PHONY: demo serve test check crash fuzz bench bench-engine bench-server format clean
+.PHONY: demo serve test check crash fuzz published bench bench-engine bench-server bench-sims \
+  format clean
 
 demo: $(READY)
 	$(BIN)/banditctl demo
@@ -33,12 +34,22 @@ crash: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz --inputs 100000
 
+# Results from papers, run again: some minutes; needs the data sets.
+published: $(READY)
+	$(BIN)/python -m sims.published
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 # The server alone: unary, batches named and packed, rewards, the fold; ratios to empty handlers.
 bench-server: $(READY)
 	$(BIN)/python -m benchmarks.server
+	$(BIN)/python -m benchmarks.workers
+
+# Rollouts and off-policy evaluation; ratios to plain loops.
+bench-sims: $(READY)
+	$(BIN)/python -m benchmarks.sims
+	$(BIN)/python -m benchmarks.ope
 
 # Beside other engines: needs the benchmark harness next to the project, and their packages.
 bench-engine: $(READY)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,12 +181,17 @@ class ContextSchema:
             raise InvalidInputError(f"{names[twice]!r} is repeated", field=f"[{twice}].name")
 
     @cached_property
-    def _places(self) -> dict[str, tuple[int, ContextField, bool]]:
-        """Place and field by name, and whether any finite float will do."""
-        return {
-            f.name: (i, f, f.kind == "number" and f.outside == "clip")
-            for i, f in enumerate(self.fields)
+    def _places(self) -> dict[str, tuple[int, ContextField, type | None, Mapping[Any, float]]]:
+        """Place and field by name; a type of value, and its numbers, that need no other look.
+
+        Of floats any finite one will do.
+        """
+        quick: dict[str, tuple[type, Mapping[Any, float]]] = {
+            f.name: (float, {}) for f in self.fields if f.kind == "number" and f.outside == "clip"
         }
+        quick |= {f.name: (str, _positions(f.levels)) for f in self.fields if f.levels}
+        quick |= {f.name: (bool, {False: 0.0, True: 1.0}) for f in self.fields if f.kind == "flag"}
+        return {f.name: (i, f, *quick.get(f.name, (None, {}))) for i, f in enumerate(self.fields)}
 
     @cached_property
     def _required(self) -> tuple[int, ...]:
@@ -215,10 +221,13 @@ class ContextSchema:
             known = places.get(name)
             if known is None:
                 raise InvalidInputError(self._unknown(name), field=f'values["{name[:64]}"]')
-            place, field, is_plain = known
-            if is_plain and type(value) is float and value - value == 0.0:  # finite
-                row[place] = value
-            elif value is not None:
+            place, field, kind, numbers = known
+            if type(value) is kind:
+                number: Any = numbers.get(value) if kind is not float else value
+                if number is not None and number - number == 0.0:  # finite
+                    row[place] = number
+                    continue
+            if value is not None:
                 try:
                     row[place] = field.number(value)
                 except InvalidInputError as error:

@@ -56,7 +56,17 @@ class ForbiddenError(BanditError):
 
 
 class UnavailableError(BanditError):
-    """The service can not take the call now; the same call may be retried."""
+    """The service can not take the call now; the same call may be retried.
+
+    Parameters
+    ----------
+    is_shed
+        Whether that is only because it has as much to do as it may.
+    """
+
+    def __init__(self, message: str, *, field: str = "", is_shed: bool = False) -> None:
+        super().__init__(message, field=field)
+        self.is_shed = is_shed
 
 
 class DeadlineError(BanditError):

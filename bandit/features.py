@@ -375,19 +375,15 @@ class FeatureMap:
             )
             for f in wanted
         ]
-        users = np.zeros((len(self.terms), int(sizes.max())), dtype=np.int32)
-        begins = np.zeros((len(self.terms), int(self.counts.max()) + 1), dtype=np.int32)
+        uses = np.zeros((len(self.terms), int(sizes.max())), dtype=np.int32)
         for j, home in enumerate(homes):
             if home >= 0:
-                used = np.zeros(sizes[home], dtype=np.int64)
-                used[cells[home]] = self.cells[j]
-                users[j, : len(used)] = np.argsort(used, kind="stable")
-                begins[j] = np.searchsorted(np.sort(used), np.arange(begins.shape[1]))
+                uses[j, cells[home]] = self.cells[j]
         grid, inner = self._grid(planes)
         varies = np.array([inner in plane for plane in planes], dtype=np.bool_)
         alike = varies.sum() == 1 and planes[int(varies.argmax())] == {inner}
         found = np.array(homes, dtype=np.int32)
-        return Planes(found, users, begins, cells, sizes, grid, varies, bool(alike))
+        return Planes(found, uses, cells, sizes, grid, varies, bool(alike))
 
     def _grid(self, planes: Sequence[frozenset[str]]) -> tuple[Cells, str]:
         """Give every action in a table, and the factor whose levels are its columns.

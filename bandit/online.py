@@ -252,6 +252,11 @@ class OnlineArms(OnlineBelief):
             arms[d:, a] = factors.invert_lower(start.lower[a])
         self._hold(arms)
 
+    @property
+    def arrays(self) -> tuple[Floats, Floats]:
+        """What ``bandit.kernels.online`` takes and changes: arms and state, not copied."""
+        return self._arms, self._state
+
     def _hold(self, arms: Floats) -> None:
         self._arms = arms
         self._draw = online.draw_few if arms.shape[1] < 8 else online.draw_arm
@@ -329,6 +334,11 @@ class OnlineWeights(OnlineBelief):
         self._features = features
         self._everyone = np.ones(features.space.size, dtype=np.bool_)
         self._set(start.mean[0], start.lower[0])
+
+    @property
+    def arrays(self) -> tuple[Floats, Floats, Floats]:
+        """What ``bandit.kernels.online`` takes and changes: mean, root and state, not copied."""
+        return self._mean, self._root, self._state
 
     def _set(self, mean: Floats, lower: Floats) -> None:
         self._mean = mean.copy()

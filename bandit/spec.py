@@ -13,6 +13,7 @@ from bandit.choosing import Policy
 from bandit.context import ContextField, ContextSchema
 from bandit.errors import BanditError, InvalidInputError, NotFoundError
 from bandit.features import Encoder, FeatureMap, default_terms
+from bandit.gate import Gate
 from bandit.groups import Groups
 from bandit.outcome import OutcomeRule
 from bandit.policy import WITHOUT_MODEL, ActionName, PolicySpec, build, resolved_floor
@@ -87,6 +88,8 @@ class ExperimentSpec:
         nothing.
     publishing
         How often the belief is renewed.
+    gate
+        Limits that it must keep in simulation before it may start.
 
     Raises
     ------
@@ -104,6 +107,7 @@ class ExperimentSpec:
     baseline: ActionName | None = None
     fallback: ActionName | None = None
     publishing: Publishing = field(default_factory=Publishing)
+    gate: Gate = field(default_factory=Gate)
 
     def __post_init__(self) -> None:
         check_name(self.name, "name")

@@ -4,6 +4,7 @@ Reading is pydantic's (strict types, no unknown fields); the dataclasses stay pl
 themselves. See ``docs/decisions/0001-spec-reader.md``.
 """
 
+import hashlib
 import json
 import re
 import tomllib
@@ -106,6 +107,11 @@ def to_data(spec: ExperimentSpec) -> dict[str, Any]:
 def to_json(spec: ExperimentSpec) -> str:
     """Write a specification as canonical JSON: the same spec gives the same text."""
     return json.dumps(to_data(spec), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(spec: ExperimentSpec) -> str:
+    """Give the SHA-256 of a specification's canonical text: what a verdict is bound to."""
+    return hashlib.sha256(to_json(spec).encode()).hexdigest()
 
 
 def _full_levels(data: object) -> object:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bandit import spec_file
 from bandit.experiment import Experiment
+from bandit.kernels.compiling import Floats
 from bandit.spec import ExperimentSpec
 from benchmarks.load import write_messages
 from server import convert
@@ -52,16 +53,22 @@ def experiment() -> ExperimentSpec:
     return dataclasses.replace(spec, outcome=dataclasses.replace(spec.outcome, window=86_400.0))
 
 
+def customers(n: int) -> Floats:
+    """Give contexts of customers of the shipped example, (n, fields)."""
+    world = worlds.read(worlds.EXAMPLES / "spring_sale_world.toml")
+    return worlds.Course(world, experiment(), seed=1).arrivals(0, n).rows
+
+
 def requests(name: str, tag: str, n: int) -> list[pb.DecideRequest]:
     """Prepare requests of different customers."""
-    world = worlds.read(worlds.EXAMPLES / "spring_sale_world.toml")
-    random = np.random.default_rng(1)
+    values = experiment().schema.values
+    contexts = [values(row) for row in customers(n)]
     return [
         pb.DecideRequest(
             experiment=name,
             request_id=f"{tag}-{i}",
             customer_id=f"customer-{i}",
-            context=convert.context_message(world.customer(random)),
+            context=convert.context_message(contexts[i]),
             time_zone="Europe/Berlin",
         )
         for i in range(n)
@@ -70,9 +77,7 @@ def requests(name: str, tag: str, n: int) -> list[pb.DecideRequest]:
 
 def packed_contexts(spec: ExperimentSpec, tag: str, n: int, rows: int) -> list[pb.PackedContexts]:
     """Prepare ``n`` packed requests of so many customers each."""
-    world = worlds.read(worlds.EXAMPLES / "spring_sale_world.toml")
-    random = np.random.default_rng(1)
-    few = np.array([spec.schema.row(world.customer(random)) for _ in range(rows)], dtype="<f4")
+    few = customers(rows).astype("<f4")
     return [
         pb.PackedContexts(
             experiment=spec.name,

@@ -74,7 +74,7 @@ def main() -> None:
 def use(client: BanditClient, spec: ExperimentSpec) -> None:
     """Create and start an experiment; decide ten times, and let it learn from each."""
     client.create_experiment(spec)
-    client.start_experiment(spec.name)
+    client.start_experiment(spec.name, override="a measurement")
     context = {f"f{i}": 0.5 for i in range(_FIELDS)}
     asks = [Ask(customer_id=f"c{i}", context=context, request_id=f"r{i}") for i in range(10)]
     made = client.decide_batch(spec.name, asks)

@@ -252,7 +252,7 @@ def main() -> None:
         try:
             with BanditClient(address, timeout=60.0) as client:
                 client.create_experiment(spec)
-                client.start_experiment(spec.name)
+                client.start_experiment(spec.name, override="a measurement")
             print(f"{TIMES * LIMIT} callers of a server that takes {LIMIT} requests at a time")
             found = measure(
                 address,

@@ -54,7 +54,7 @@ def prepare(folder: Path, spec: ExperimentSpec) -> None:
     try:
         with BanditClient(address, timeout=60) as client, grpc.insecure_channel(address) as channel:
             client.create_experiment(spec)
-            client.start_experiment(spec.name)
+            client.start_experiment(spec.name, override="a measurement")
             asked = pb.BatchDecideRequest(requests=requests(spec.name, "model", CHUNK))
             stubs.DecisionServiceStub(channel).BatchDecide(asked, timeout=60)
     finally:

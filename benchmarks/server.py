@@ -90,7 +90,7 @@ def main() -> dict[str, Any]:
         try:
             with BanditClient(address, timeout=30.0) as client:
                 client.create_experiment(spec)
-                client.start_experiment(spec.name)
+                client.start_experiment(spec.name, override="a measurement")
             print("Server, one core, SQLite, every answer durable before it is given")
             found = _unary("Decide", DECIDE, ends, told, folder / "unary", _decides(spec))
             found |= _half(found["Decide_per_second"], ends[1], folder / "unary", spec)

@@ -132,7 +132,7 @@ def main() -> None:
         served, address = serve(folder)
         with BanditClient(address, timeout=60.0) as client:
             client.create_experiment(spec)
-            client.start_experiment(spec.name)
+            client.start_experiment(spec.name, override="a measurement")
         load = Load(address, spec.name, told.rate)
         began = time.monotonic()
         try:

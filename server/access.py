@@ -46,6 +46,8 @@ ROLES: Mapping[str, Role] = {
     "ExperimentService/GetReport": Role.READ,
     "ExperimentService/ListAuditEntries": Role.READ,
     "ExperimentService/Rollback": Role.ADMIN,
+    "ExperimentService/SubmitVerdict": Role.ADMIN,
+    "ExperimentService/GetVerdict": Role.READ,
 }
 """The role that each RPC needs; ``admin`` may do everything. A method without one is not served."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from bandit.errors import InvalidInputError
+from bandit.errors import BanditError, InvalidInputError
 from bandit.rng import keyed
 from bandit.warm_up import warm_up
 from server import catalogue, metrics
@@ -93,6 +93,7 @@ class Server:
                 ExperimentService(
                     *(self.live, reader, self.writer, clock, secret, settings.max_experiments),
                     learned=self.learner.notify,
+                    is_gated=settings.gate == "required",
                 ),
                 self.writer,
                 self._tokens or OpenAccess(),
@@ -175,8 +176,7 @@ class Server:
                 self._tokens.stop()
             self.sample_ratios.stop()
             self.learner.stop()
-            if self.leases is not None:
-                self.leases.release()
+            self._release()
             self.writer.stop()
             if self.endpoint is not None:
                 self.endpoint.stop()
@@ -186,6 +186,14 @@ class Server:
         finally:
             deadline.cancel()
         log.info("stopped")
+
+    def _release(self) -> None:
+        """Let others learn at once; without the database they wait for the leases to end."""
+        if self.leases is not None:
+            try:
+                self.leases.release()
+            except BanditError as error:
+                log.warning("leases could not be given up: %s", error)
 
 
 def check_secret(connection: Connection, secret: bytes) -> None:

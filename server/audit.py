@@ -1,11 +1,11 @@
 """The audit: whether the log is whole, and all that is stored follows from it bit for bit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from uuid import UUID
 
-from sqlalchemy import func, select, union_all
+from sqlalchemy import and_, exists, func, select, union_all
 from sqlalchemy.engine import Connection
 
 from bandit import encoding
@@ -18,7 +18,7 @@ from server import catalogue, ledger, retention, storage
 from server.convert import read_exclusions
 from server.lessons import rows_of
 from server.live import LiveExperiment
-from server.schema import ENTRIES, AnyRow, experiments
+from server.schema import ENTRIES, AnyRow, decisions, experiments, open_windows, outcomes
 
 BATCH = 1_000
 Step = Callable[[int, int], None]
@@ -74,6 +74,7 @@ def audit(
     found.start = base.seq if base is not None else 0
     _check_sequence(connection, live, found)
     _check_outcomes(connection, live, found)
+    _check_open(connection, live, found)
     decided = groupby(storage.by_snapshot(connection, live.id), lambda row: row.snapshot_version)
     waiting = next(decided, None) if again else None
     done = 0
@@ -163,6 +164,66 @@ def _check_value(
     value = rule.outcome([_fact(event) for event in events if event.seq < row.seq], start)
     if value != row.value:
         found.problems.append(f"the outcome at {row.seq} is {row.value}, its events give {value}")
+
+
+def _check_open(connection: Connection, live: LiveExperiment, found: Findings) -> None:
+    """Look for windows that nobody would close: decisions without outcome that wait for nothing."""
+    rule = live.experiment.spec.outcome
+    chosen = select(experiments.c.closed_seq).where(experiments.c.id == live.id)
+    closed = connection.execute(chosen).scalar_one()
+    last = 0
+    while rows := _without_outcome(connection, live.id, last):
+        last = rows[-1].decision_seq
+        starts = ledger.starts_of(connection, live.id, rule, rows)
+        facts = ledger.facts_of(connection, live.id, rule, [row.decision_seq for row in rows])
+        for row in rows:
+            seq, start = row.decision_seq, starts.get(row.decision_seq)
+            if row.due_at is not None:
+                if not rule.is_confirmed or start is None or row.due_at != start + rule.window_us:
+                    found.problems.append(f"the window of the decision at {seq} is not its own")
+                continue
+            is_over = seq <= closed or (rule.is_confirmed and row.action is not None)
+            if start is None or not is_over:
+                continue
+            value = rule.outcome(facts.get(seq, []), start)
+            if value is not None:
+                found.problems.append(
+                    f"the decision at {seq} has no outcome and no open window; it should be {value}"
+                )
+    columns = open_windows.c
+    ended = exists().where(
+        outcomes.c.experiment_id == live.id, outcomes.c.decision_seq == columns.decision_seq
+    )
+    known = exists().where(
+        decisions.c.experiment_id == live.id, decisions.c.seq == columns.decision_seq
+    )
+    wrong = select(columns.decision_seq).where(columns.experiment_id == live.id, ended | ~known)
+    found.problems += [
+        f"the window of the decision at {seq} is open, and has an outcome or no decision"
+        for seq in connection.execute(wrong.order_by(columns.decision_seq)).scalars()
+    ]
+
+
+def _without_outcome(connection: Connection, experiment_id: int, after: int) -> Sequence[AnyRow]:
+    """Read decisions that have no outcome, and when their window ends, in log order."""
+    columns = decisions.c
+    settled = exists().where(
+        outcomes.c.experiment_id == experiment_id, outcomes.c.decision_seq == columns.seq
+    )
+    window = and_(
+        open_windows.c.experiment_id == columns.experiment_id,
+        open_windows.c.decision_seq == columns.seq,
+    )
+    return connection.execute(
+        select(
+            *(columns.seq.label("decision_seq"), columns.decided_at, columns.action),
+            open_windows.c.due_at,
+        )
+        .outerjoin_from(decisions, open_windows, window)
+        .where(columns.experiment_id == experiment_id, columns.seq > after, ~settled)
+        .order_by(columns.seq)
+        .limit(BATCH)
+    ).all()
 
 
 def _fact(event: AnyRow) -> RewardEvent:

@@ -15,6 +15,8 @@ from sqlalchemy.engine import Connection
 from server.schema import AnyRow, audit_log, facts
 
 MAX_REASON = 500
+MAX_PAGE_CHARACTERS = 2**20
+"""A page ends after the entry with which it holds so much."""
 
 
 class Change(NamedTuple):
@@ -81,6 +83,21 @@ def entries(
     if below:
         chosen = chosen.where(columns.seq < below)
     return connection.execute(chosen.order_by(columns.seq.desc()).limit(limit)).all()
+
+
+def page(
+    connection: Connection, tenant: str, *, experiment: str, below: int, limit: int
+) -> tuple[Sequence[AnyRow], bool]:
+    """Read as many entries as fit a page, see ``entries``; and whether there are more."""
+    found = entries(connection, tenant, experiment=experiment, below=below, limit=limit + 1)
+    taken: list[AnyRow] = []
+    characters = 0
+    for row in found[:limit]:
+        taken.append(row)
+        characters += len(row.before or "") + len(row.after or "")
+        if characters > MAX_PAGE_CHARACTERS:
+            break
+    return taken, len(found) > len(taken)
 
 
 def _written(part: Mapping[str, object] | None) -> str | None:

@@ -35,7 +35,8 @@ from bandit.errors import (
 )
 from bandit.policy import ActionName
 from bandit.spec import ExperimentSpec
-from server import convert
+from bandit.verdict import Verdict
+from server import convert, verdict_messages
 from server.pb import bandit_pb2 as pb
 from server.pb import bandit_pb2_grpc as stubs
 from server.status import DETAILS_KEY
@@ -365,10 +366,40 @@ class BanditClient:
             if not token:
                 return found
 
-    def start_experiment(self, name: str, *, reason: str = "") -> pb.Experiment:
-        """Start or resume an experiment."""
-        request = pb.StartExperimentRequest(name=name, reason=reason)
+    def start_experiment(self, name: str, *, reason: str = "", override: str = "") -> pb.Experiment:
+        """Start or resume an experiment.
+
+        Parameters
+        ----------
+        reason
+            Why, for the audit log.
+        override
+            Why a draft starts without a passing verdict; empty: it needs one.
+        """
+        request = pb.StartExperimentRequest(name=name, reason=reason, override=override)
         return self._call(self._experiments.StartExperiment, request).experiment
+
+    def submit_verdict(
+        self, verdict: Verdict, *, override: str = "", request_id: str = ""
+    ) -> pb.SubmitVerdictResponse:
+        """Store what the gate found of a specification.
+
+        Parameters
+        ----------
+        override
+            Why the experiment may start although a check does not hold; empty: it may not.
+        """
+        request = pb.SubmitVerdictRequest(
+            verdict=verdict_messages.write(verdict),
+            override=override,
+            request_id=request_id or str(uuid4()),
+        )
+        return self._call(self._experiments.SubmitVerdict, request)
+
+    def get_verdict(self, name: str) -> pb.GetVerdictResponse:
+        """Read the newest verdict on an experiment's specification."""
+        request = pb.GetVerdictRequest(name=name)
+        return self._call(self._experiments.GetVerdict, request)
 
     def pause_experiment(self, name: str, *, reason: str = "") -> pb.Experiment:
         """Pause an experiment."""

@@ -1,9 +1,7 @@
 """Wire to domain and back: the only module that reads or builds messages."""
 
-import hashlib
 import json
 import math
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -15,7 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from bandit import rng, spec_file, timing
+from bandit import spec_file, timing
 from bandit.actions import MAX_EXCLUSIONS, MAX_LEVELS, Exclusion
 from bandit.context import MAX_FIELDS, ContextSchema
 from bandit.decision import Group, Reason
@@ -23,10 +21,8 @@ from bandit.errors import BanditError, InvalidInputError
 from bandit.experiment import Experiment
 from bandit.features import MAX_TERMS
 from bandit.outcome import MAX_REWARDS
-from bandit.question import Question
 from bandit.spec import ExperimentSpec
 from server.bounds import check_counts
-from server.deciding import Asking, hashed_rest
 from server.live import LiveExperiment
 from server.omissions import Scope
 from server.pb import bandit_pb2 as pb
@@ -109,61 +105,6 @@ def text(value: str, field: str, most: int = MAX_ID) -> str:
     return value
 
 
-def asking(request: pb.DecideRequest, experiment: Experiment, tenant: str, now: int) -> Asking:
-    """Read a request to decide.
-
-    Raises
-    ------
-    InvalidInputError
-        With the path of the first field that does not fit.
-    """
-    request_id = text(request.request_id, "request_id")
-    customer_id = text(request.customer_id, "customer_id", MAX_CUSTOMER_ID)
-    row = context_row(request.context, experiment.spec.schema)
-    rules = exclusions(request.exclusions)
-    if rules:
-        experiment.spec.actions.check(rules)
-    if request.time_zone:
-        timing.check_zone(request.time_zone)
-    customer = rng.customer_key(experiment.secret, tenant, customer_id)
-    one = rng.decision_id(experiment.secret, experiment.spec.name, request_id, now // 1_000)
-    written = _exclusions_text(rules)
-    packed = struct.pack(f"<{len(row)}d", *row)
-    rest = hashed_rest(
-        request.time_zone,
-        written,
-        keeps_propensities=request.include_propensities,
-        shows_removed=request.include_removed,
-    )
-    content = hashlib.blake2b(customer + packed + rest, digest_size=16)
-    return Asking(
-        Question(one, customer, row, rules),
-        packed,
-        request_id,
-        content.digest(),
-        written,
-        request.time_zone,
-        request.include_propensities,
-    )
-
-
-def context_row(context: pb.Context, schema: ContextSchema) -> list[float]:
-    """Read a context into a row of the schema; errors have the path ``context.values["x"]``."""
-    if len(context.values) > MAX_FIELDS:
-        raise InvalidInputError(
-            f"{len(context.values)} values, at most {MAX_FIELDS} are allowed",
-            field="context.values",
-        )
-    values: dict[str, object] = {}
-    for name, value in context.values.items():
-        kind = value.WhichOneof("kind")
-        values[name] = None if kind is None else getattr(value, kind)
-    try:
-        return schema.row(values)
-    except InvalidInputError as error:
-        raise error.under("context") from None
-
-
 def exclusions(messages: Sequence[pb.Exclusion]) -> tuple[Exclusion, ...]:
     """Read rules; errors have the path ``exclusions[i]``."""
     if not messages:
@@ -191,7 +132,8 @@ def read_exclusions(written: str | None) -> tuple[Exclusion, ...]:
     return tuple(Exclusion(**rule) for rule in json.loads(written)) if written else ()
 
 
-def _exclusions_text(rules: tuple[Exclusion, ...]) -> str | None:
+def exclusions_text(rules: tuple[Exclusion, ...]) -> str | None:
+    """Write rules for the log."""
     if not rules:
         return None
     fields = ("variant", "channel", "slot", "reason")
@@ -331,8 +273,24 @@ def timestamp(us: int) -> Timestamp:
     return Timestamp(seconds=us // 1_000_000, nanos=us % 1_000_000 * 1_000)
 
 
-def decision(live: LiveExperiment, logged: Logged, *, include_removed: bool = False) -> pb.Decision:
-    """Give a logged decision as a message: the same for a first and for a repeated answer."""
+Actions = dict[tuple[int, int, str], pb.Action]
+"""Messages of actions by index, moment of the decision and time zone."""
+
+
+def decision(
+    live: LiveExperiment,
+    logged: Logged,
+    *,
+    include_removed: bool = False,
+    actions: Actions | None = None,
+) -> pb.Decision:
+    """Give a logged decision as a message: the same for a first and for a repeated answer.
+
+    Parameters
+    ----------
+    actions
+        Messages already made; a batch has few kinds.
+    """
     row = logged.row
     message = pb.Decision(
         decision_id=_shown_id(row.decision_id),
@@ -345,7 +303,7 @@ def decision(live: LiveExperiment, logged: Logged, *, include_removed: bool = Fa
         sequence=logged.seq,
         decided_at=timestamp(row.decided_at),
         repeated_request=logged.repeated,
-        action=None if row.action is None else action(live.experiment.spec, row.action, row),
+        action=None if row.action is None else _action_of(live, row, row.action, actions),
     )
     if row.propensities is not None:
         numbers = np.frombuffer(row.propensities, dtype="<f8").tolist()
@@ -361,6 +319,18 @@ def decision(live: LiveExperiment, logged: Logged, *, include_removed: bool = Fa
             ]
         )
     return message
+
+
+def _action_of(
+    live: LiveExperiment, row: DecisionRow, index: int, known: Actions | None
+) -> pb.Action:
+    if known is None:
+        return action(live.experiment.spec, index, row)
+    key = (index, row.decided_at, row.time_zone)
+    found = known.get(key)
+    if found is None:
+        found = known[key] = action(live.experiment.spec, index, row)
+    return found
 
 
 def action(spec: ExperimentSpec, index: int, row: DecisionRow | None = None) -> pb.Action:

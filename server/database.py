@@ -36,6 +36,15 @@ _PATIENCE = {
     "idle_in_transaction_session_timeout": 60_000,
 }
 """Milliseconds after which PostgreSQL ends what hangs, so that its locks hold up nobody."""
+_ABSENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""When a PostgreSQL that says nothing is taken for gone; else a lost machine is waited for for
+many minutes. What the URL says goes before."""
 _READ_ONLY = {"postgresql_readonly": True}
 _DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
 
@@ -68,8 +77,7 @@ class Database:
         self._lock: FileLock | None = None
         self.turn = Turn()
         path = _path(self.url)
-        self._file = path
-        self._identity: tuple[int, int] | None = None
+        self._identities: dict[str, tuple[int, int]] = {}
         if read_only and path is not None and not path.is_file():
             raise InvalidInputError(f"there is no database {path}", field="database")
         if not read_only and path is not None:
@@ -81,7 +89,9 @@ class Database:
                 if path is not None or not beside:
                     with self.alone() as connection:
                         migrate(connection)
-                self._identity = _identity(path)
+                if path is not None:
+                    files = (str(path), f"{path}-wal", f"{path}.lock")
+                    self._identities = {one: _identity(one) for one in files}
             self.reader = _engine(self.url, pool=None, write=False)
             with self.reader.connect() as connection:
                 _check_revision(connection)
@@ -109,27 +119,18 @@ class Database:
         """Refuse to go on once SQLite's file is not the one that was opened.
 
         A file that was deleted or replaced stays open: what is written to it is gone at the end
-        of the process. Costs a few microseconds.
+        of the process. So it is with the write-ahead log, which any reader that comes makes anew.
+        And where the lock was deleted, another server may hold a new one. Costs a few
+        microseconds.
 
         Raises
         ------
         UnavailableError
-            If the file, or its write-ahead log, is gone or another one.
+            If the file, its write-ahead log or its lock is gone or another one.
         """
-        if self._identity is None:
-            return
-        if _identity(self._file) != self._identity:
-            raise UnavailableError(
-                f"the database file {self._file} was removed or replaced under the server: "
-                "nothing more is acknowledged; put it back, or restore and start again",
-                field="database",
-            )
-        if not os.path.exists(f"{self._file}-wal"):  # noqa: PTH110
-            raise UnavailableError(
-                f"the write-ahead log {self._file}-wal was removed under the server: "
-                "nothing more is acknowledged; start again, and then verify",
-                field="database",
-            )
+        for path, identity in self._identities.items():
+            if _identity(path) != identity:
+                raise _gone(path)
 
     def close(self) -> None:
         """Close every connection and give up the lock."""
@@ -171,10 +172,22 @@ def _path(url: URL) -> Path | None:
     return Path(str(url.database)).resolve() if is_file else None
 
 
-def _identity(path: Path | None) -> tuple[int, int] | None:
+def _gone(path: str) -> UnavailableError:
+    """Say what is wrong with a file that is not the one that was opened, and what to do."""
+    if path.endswith("-wal"):
+        told = f"the write-ahead log {path} was removed under the server"
+        advice = "start again, and then verify"
+    elif path.endswith(".lock"):
+        told = f"the lock {path} was removed under the server, and others may write beside it"
+        advice = "see that no other server runs, and start again"
+    else:
+        told = f"the database file {path} was removed or replaced under the server"
+        advice = "put it back, or restore and start again"
+    return UnavailableError(f"{told}: nothing more is acknowledged; {advice}", field="database")
+
+
+def _identity(path: str) -> tuple[int, int]:
     """Give what stays the same as long as a file is the same one; (0, 0) if it is gone."""
-    if path is None:
-        return None
     try:
         found = os.stat(path)  # noqa: PTH116  at every commit, and half as dear
     except FileNotFoundError:
@@ -226,8 +239,14 @@ def _engine(url: URL, *, pool: type[Pool] | None, write: bool) -> Engine:
 def _postgresql_engine(url: URL, *, write: bool) -> Engine:
     """Give an engine: its readers see one moment, its writers do not wait for ever."""
     reading = {"isolation_level": "REPEATABLE READ", "execution_options": _READ_ONLY}
+    absence = {name: told for name, told in _ABSENCE.items() if name not in url.query}
     engine = create_engine(
-        url, pool_pre_ping=True, pool_size=16, hide_parameters=True, **({} if write else reading)
+        url,
+        pool_pre_ping=True,
+        pool_size=16,
+        hide_parameters=True,
+        connect_args=absence,
+        **({} if write else reading),
     )
 
     @event.listens_for(engine, "connect")

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -22,8 +23,10 @@ from server.health import State
 log = logging.getLogger(__name__)
 
 THREADS = 4
+MOST_WAITING = 64
+"""Connections that may wait for a thread; more are closed at once."""
 PATIENCE = 5.0
-"""Seconds that a connection may be silent."""
+"""Seconds that a connection may take from its first thread's look to its end."""
 
 
 class Endpoint:
@@ -110,12 +113,19 @@ class _Server(HTTPServer):
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="endpoint")
+        self._places = threading.Semaphore(THREADS + MOST_WAITING)
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        self._pool.submit(self._answer, request, client_address)
+        if self._places.acquire(blocking=False):
+            self._pool.submit(self._answer, request, client_address)
+        else:
+            self.shutdown_request(request)
 
     def _answer(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        late = threading.Timer(PATIENCE, _cut, (request,))  # also who sends a byte at a time
+        late.daemon = True
+        late.start()
         try:
             self.finish_request(request, client_address)
         except OSError:
@@ -123,11 +133,18 @@ class _Server(HTTPServer):
         except Exception:
             log.exception("a page of the metrics port could not be made")
         finally:
+            late.cancel()
             self.shutdown_request(request)
+            self._places.release()
 
     def server_close(self) -> None:
         super().server_close()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cut(request: socket.socket) -> None:
+    with suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):

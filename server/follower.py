@@ -8,13 +8,14 @@ import logging
 import threading
 
 from sqlalchemy import Engine
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from bandit.errors import BanditError
 from server import bugs, catalogue
 from server.catalogue import Head
 from server.database import storage_error
-from server.live import Live
+from server.live import Live, LiveExperiment
 
 log = logging.getLogger(__name__)
 
@@ -61,16 +62,22 @@ class Follower:
         known = {live.id: live for live in self._live.entries()}
         with self._reader.connect() as connection:
             for head in catalogue.heads(connection):
-                live = known.get(head.id)
-                if live is None or head.revision > live.revision:
-                    row = catalogue.find_experiment(connection, head.tenant, head.name)
-                    if row is None:
-                        continue
-                    live = self._live.take_in(connection, row)
-                    self._live.set_state(row)
-                if (head.version or 0) > live.snapshot.version:
-                    self._live.refresh(connection, live)
-                self._confirm(head)
+                try:
+                    self._follow(connection, head, known.get(head.id))
+                except BanditError as error:  # unreadable: the others must not wait for this one
+                    log.error("following %r of %r: %s", head.name, head.tenant, error)  # noqa: TRY400
+
+    def _follow(self, connection: Connection, head: Head, live: LiveExperiment | None) -> None:
+        """Take over what changed of one experiment."""
+        if live is None or head.revision > live.revision:
+            row = catalogue.find_experiment(connection, head.tenant, head.name)
+            if row is None:
+                return
+            live = self._live.take_in(connection, row)
+            self._live.set_state(row)
+        if (head.version or 0) > live.snapshot.version:
+            self._live.refresh(connection, live)
+        self._confirm(head)
 
     def look_up(self, tenant: str, name: str) -> None:
         """Take in an experiment that another process has just created or started."""

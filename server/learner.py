@@ -24,6 +24,7 @@ from server.catalogue import Published, State
 from server.clock import Clock
 from server.database import storage_error
 from server.leasing import Leases
+from server.lessons import Refold
 from server.live import Live, LiveExperiment
 from server.omissions import Omission
 from server.tracing import Tracing
@@ -42,7 +43,8 @@ class _Student:
     """What the learner remembers of one experiment between two looks.
 
     ``seen`` is the last outcome it has read, ``left_out`` the omissions it has heard, and
-    ``is_changed`` whether one of them is not published yet.
+    ``is_changed`` whether one of them is not published yet. While one is being heard, ``anew``
+    folds the log from scratch.
 
     The posterior may be gone while nothing new is in it: thousands of experiments sleep.
     """
@@ -51,7 +53,9 @@ class _Student:
     seen: int
     left_out: list[Omission]
     posterior: Posterior | None = None
+    anew: Refold | None = None
     used_at: int = 0
+    looked_at: int = 0
     due_at: int = 0
     first_at: int | None = None
     new: int = 0
@@ -141,12 +145,15 @@ class Learner:
             self._students.pop(live.id, None)
         began = self._clock()
         student = self._student(live)
+        if began < student.looked_at:  # the clock was set back: nothing waits for what it said
+            student.due_at, student.first_at = 0, student.first_at and began
+        student.looked_at = began
         busy = self._settle(live, student)
         busy |= self._fold(live, student)
         publishing = live.experiment.spec.publishing
         waited = self._clock() - (student.first_at or self._clock())
         full = student.new >= publishing.outcomes or waited >= publishing.seconds * 1e6
-        if student.is_changed or (student.new and (full or flush)):
+        if student.anew is None and (student.is_changed or (student.new and (full or flush))):
             self._publish(live, student)
         if not student.new and not busy:
             self._live.confirm(live.id, began)
@@ -155,9 +162,9 @@ class Learner:
     def _run(self) -> None:
         try:
             self._learn()
-        except BaseException:
+        except BaseException as error:  # noqa: BLE001
             self.has_died = True
-            log.critical("the learner's thread died; nothing is learned any more", exc_info=True)
+            bugs.tell(log, "the learner's thread died; nothing is learned any more", error)
 
     def _learn(self) -> None:
         while not self._stopping:
@@ -247,6 +254,9 @@ class Learner:
 
     def _fold(self, live: LiveExperiment, student: _Student) -> bool:
         with self._reader.connect() as connection:
+            if student.anew is not None:
+                self._fold_anew(connection, live, student, student.anew)
+                return True
             found = lessons.read(
                 *(connection, live.id, live.experiment.spec.outcome),
                 after=student.seen,
@@ -255,7 +265,7 @@ class Learner:
             last = student.left_out[-1].seq if student.left_out else 0
             fresh = omissions.after(connection, live.id, last)  # after the outcomes, to miss none
             if fresh:
-                self._refold(connection, live, student, fresh)
+                self._begin_anew(connection, live, student, fresh)
                 return True
         now = self._clock()
         if found.rows:
@@ -269,24 +279,34 @@ class Learner:
         student.seen = found.last
         return found.read == lessons.FOLD_ROWS
 
-    def _refold(
+    def _begin_anew(
         self,
         connection: Connection,
         live: LiveExperiment,
         student: _Student,
         fresh: list[Omission],
     ) -> None:
-        """Fold the log from scratch without what is left out from now on."""
-        left_out = [*student.left_out, *fresh]
+        """Begin to fold the log from scratch without what is left out from now on."""
         log.warning(
             "folding %r anew: its log leaves something out at %s",
             live.experiment.spec.name,
             ", ".join(str(omission.seq) for omission in fresh),
         )
         start = retention.base(connection, live) or live.experiment.prior()
-        student.posterior = lessons.refold(connection, live.experiment, live.id, left_out, start)
-        student.left_out, student.seen = left_out, left_out[-1].seq
-        student.is_changed = True
+        student.anew = Refold(start, [*student.left_out, *fresh])
+
+    @staticmethod
+    def _fold_anew(
+        connection: Connection, live: LiveExperiment, student: _Student, anew: Refold
+    ) -> None:
+        """Fold a stretch of the log, so that other experiments and a stop need not wait."""
+        if retention.place(connection, live.id) != anew.start:  # some of what is ahead was dropped
+            base = retention.base(connection, live) or live.experiment.prior()
+            student.anew = Refold(base, anew.left_out)
+        elif not anew.step(connection, live.experiment, live.id):
+            student.posterior, student.left_out = anew.posterior, anew.left_out
+            student.seen, student.anew = anew.last, None
+            student.is_changed = True
 
     def _span_of_fold(self, live: LiveExperiment, outcomes: int) -> AbstractContextManager[None]:
         if self._tracing is None:

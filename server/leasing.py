@@ -150,6 +150,8 @@ class Leases:
             Moment to which each experiment's published belief holds all outcomes.
         """
         now = self._clock()
+        if now < self._looked_at:  # the clock was set back
+            self._renewed_at = self._looked_at = 0
         if now - self._renewed_at >= self._term // 3:
             held = self._writer.call(lambda c: renew(c, self.holder, now + self._term, current))
             for lost in self._epochs.keys() - held:

@@ -241,36 +241,42 @@ def _spoilt(
     }
 
 
-def refold(
-    connection: Connection,
-    experiment: Experiment,
-    experiment_id: int,
-    left_out: list[Omission],
-    start: Posterior,
-) -> Posterior:
-    """Fold the log from a start up to the last omission's place, without what they leave out.
+class Refold:
+    """The log folded anew, a stretch at a time, without what omissions leave out.
 
     Parameters
     ----------
     start
         The prior, or what retention left of the entries it dropped; taken over.
+    left_out
+        At least one omission, in log order: the log is folded up to the last one's place.
 
-    Notes
-    -----
-    O(log entries). The posterior's place is the omission's, so that it is known to have heard it.
+    Attributes
+    ----------
+    posterior
+        The belief so far; at the end its place is the last omission's, so that it is known to
+        have heard it.
+    start, last
+        Places where this begins and ends.
     """
-    posterior, last = start, left_out[-1].seq
-    at = posterior.seq
-    while True:
+
+    def __init__(self, start: Posterior, left_out: list[Omission]) -> None:
+        self.posterior = start
+        self.left_out = left_out
+        self.start = start.seq
+        self.last = left_out[-1].seq
+        self._at = start.seq
+
+    def step(self, connection: Connection, experiment: Experiment, experiment_id: int) -> bool:
+        """Fold a stretch; give whether there may be more."""
         found = read(
             *(connection, experiment_id, experiment.spec.outcome),
-            after=at,
-            upto=last,
-            left_out=left_out,
+            after=self._at,
+            upto=self.last,
+            left_out=self.left_out,
         )
+        learn(experiment, self.posterior, found.rows)
+        self._at = found.last
         if not found.read:
-            break
-        learn(experiment, posterior, found.rows)
-        at = found.last
-    posterior.seq = last
-    return posterior
+            self.posterior.seq = self.last
+        return found.read > 0

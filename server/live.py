@@ -166,6 +166,11 @@ class Live:
             raise NotFoundError(f"no experiment {name[:64]!r}", field=field)
         return entry
 
+    def here(self, tenant: str, name: str) -> LiveExperiment | None:
+        """Give one experiment as ``find`` does, or None if the database may have to be asked."""
+        entry = self._entries.get((tenant, name))
+        return None if entry is None or entry.state is State.DRAFT else entry
+
     def entries(self) -> list[LiveExperiment]:
         """Give all experiments, in order of tenant and name."""
         return [entry for _, entry in sorted(self._entries.items())]

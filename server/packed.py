@@ -19,9 +19,10 @@ from bandit.experiment import Experiment
 from bandit.kernels.compiling import Floats
 from bandit.outcome import MAX_REWARDS
 from server import convert
+from server.deciding import hashed_rest
 from server.live import LiveExperiment
 from server.pb import bandit_pb2 as pb
-from server.sheets import Sheet, sheet
+from server.sheets import Sheet, Wish, sheet
 from server.status import code_of, reason_of
 from server.storage import EventRow, Logged, Recorded
 
@@ -83,14 +84,15 @@ def read_contexts(message: pb.PackedContexts, live: LiveExperiment, now: int) ->
     )
     customers = list(message.customer_ids)
     _check_texts(customers, "packed.customer_ids", convert.MAX_CUSTOMER_ID)
+    keeps = message.include_propensities
+    told = hashed_rest(message.time_zone, None, keeps_propensities=keeps)
     return sheet(
         live,
         request_ids,
         customers,
         _rows(np.frombuffer(data, dtype="<f4").reshape(n, width), spec.schema),
-        time_zone=message.time_zone,
-        keeps_propensities=message.include_propensities,
-        now=now,
+        [Wish(message.time_zone, (), None, keeps, told)] * n,
+        now,
     )
 
 

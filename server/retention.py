@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Table, delete, exists, func, insert, selec
 from sqlalchemy.engine import Connection
 
 from bandit import encoding
-from bandit.errors import BanditError, CorruptionError
+from bandit.errors import BanditError, ChangedError, CorruptionError, InvalidInputError
 from bandit.posterior import Posterior
 from server import lessons, omissions, storage
 from server.live import LiveExperiment
@@ -66,6 +66,29 @@ def base(connection: Connection, live: LiveExperiment) -> Posterior | None:
     return posterior
 
 
+def place(connection: Connection, experiment_id: int) -> int:
+    """Give the place of the base, from which the log is whole; 0 if nothing was dropped."""
+    chosen = select(bases.c.seq).where(bases.c.experiment_id == experiment_id)
+    return connection.execute(chosen).scalar_one_or_none() or 0
+
+
+def check_reach(connection: Connection, experiment_id: int, after_seq: int) -> None:
+    """Refuse to leave out all that follows a place, if some of it was dropped.
+
+    Raises
+    ------
+    InvalidInputError
+        If the base already believes it.
+    """
+    began = place(connection, experiment_id)
+    if after_seq < began:
+        raise InvalidInputError(
+            f"entries up to {began} were dropped from the log, and what they taught stays; "
+            "name a later snapshot",
+            field="to_snapshot",
+        )
+
+
 def fold(
     connection: Connection, live: LiveExperiment, posterior: Posterior, to: int
 ) -> Posterior | None:
@@ -77,7 +100,10 @@ def fold(
     heard = [one for one in omissions.after(connection, live.id, 0) if one.seq <= to]
     if heard and heard[-1].seq > posterior.seq:
         start = base(connection, live) or experiment.prior()
-        posterior = lessons.refold(connection, experiment, live.id, heard, start)
+        anew = lessons.Refold(start, heard)
+        while anew.step(connection, experiment, live.id):
+            pass
+        posterior = anew.posterior
     at = posterior.seq
     while at < to:
         part = lessons.read(
@@ -101,14 +127,15 @@ def advance(connection: Connection, live: LiveExperiment, before: int, now: int)
     ------
     CorruptionError
         If the log does not fold to its snapshots: nothing is dropped from a log in doubt.
+    ChangedError
+        If what may go changed meanwhile; nothing was done.
     """
-    storage.take_seq(connection, live.id, 0)  # nobody publishes or appends meanwhile
-    known = base(connection, live)
-    posterior = known or live.experiment.prior()
+    posterior = base(connection, live) or live.experiment.prior()
     began = posterior.seq
     target = _target(connection, live.id, before)
     if target is None or target.seq <= began:
         return Cut(before, began)
+    # What is before a snapshot never changes, so others may write while it is folded.
     reached = fold(connection, live, posterior, target.seq)
     data = b"" if reached is None else encoding.to_bytes(reached)
     if encoding.digest(data) != target.digest:
@@ -116,6 +143,9 @@ def advance(connection: Connection, live: LiveExperiment, before: int, now: int)
             f"snapshot {target.version} of {live.experiment.spec.name!r} is not the fold of its "
             "log; nothing was dropped"
         )
+    storage.take_seq(connection, live.id, 0)  # nobody appends or moves the base from here on
+    if place(connection, live.id) != began or _target(connection, live.id, before) != target:
+        raise ChangedError(f"the log of {live.experiment.spec.name!r} changed; try again")
     connection.execute(delete(bases).where(bases.c.experiment_id == live.id))
     row = {"seq": target.seq, "digest": target.digest, "made_at": now, "posterior": data}
     connection.execute(insert(bases), {"experiment_id": live.id, **row})
@@ -123,7 +153,11 @@ def advance(connection: Connection, live: LiveExperiment, before: int, now: int)
 
 
 def _target(connection: Connection, experiment_id: int, before: int) -> Any:  # noqa: ANN401  a row
-    """Give the newest snapshot that precedes all that is kept and all that decided it."""
+    """Give the newest snapshot that precedes all that is kept and all that decided it.
+
+    None lies within the reach of an omission: from there the log could not be folded anew
+    without what is left out.
+    """
     recent = select(func.min(outcomes.c.seq)).where(
         outcomes.c.experiment_id == experiment_id, outcomes.c.closed_at >= before
     )
@@ -138,6 +172,8 @@ def _target(connection: Connection, experiment_id: int, before: int) -> Any:  # 
         wanted = wanted.where(columns.seq < first)
     if oldest is not None:
         wanted = wanted.where(columns.version <= oldest)
+    for one in omissions.after(connection, experiment_id, 0):
+        wanted = wanted.where(~columns.seq.between(one.scope.after_seq + 1, one.seq - 1))
     return connection.execute(wanted.order_by(columns.version.desc()).limit(1)).first()
 
 

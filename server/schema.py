@@ -225,6 +225,26 @@ audit_log = Table(
 )
 """Every administrative change, numbered from 1 in each tenant; rows are never changed."""
 
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("audit_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("request_id", String(128), nullable=False),
+    Column("experiment", String(64), nullable=False),
+    Column("spec_hash", String(64), nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("override", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("made_by", String(128), nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    UniqueConstraint("tenant", "request_id", name="uq_verdicts_request"),
+    Index("ix_verdicts_spec", "tenant", "spec_hash", "audit_seq"),
+    sqlite_with_rowid=False,
+)
+"""What the gate found, by the hash of the specification it was made of, which need not be stored
+yet. ``audit_seq`` is the place of its entry in the audit log; rows are never changed."""
+
 bases = Table(
     "bases",
     metadata,

@@ -4,8 +4,6 @@ They know nothing of gRPC: errors rise as domain errors, and the caller's tenant
 beside the message. Another transport could carry them.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
 
-from bandit import rng, spec_file
+from bandit import spec_file
 from bandit.decision import Reason
 from bandit.errors import (
     BanditError,
@@ -28,20 +26,21 @@ from server.access import Caller
 from server.audit_log import MAX_REASON, Change
 from server.catalogue import State
 from server.clock import Clock
-from server.deciding import Asking, Plan, decide
+from server.deciding import Asking, Plan
+from server.gatekeeping import Gatekeeper
 from server.live import Live, LiveExperiment
+from server.named import asked_together, asking
 from server.omissions import Omitted
+from server.pages import Pages
 from server.pb import bandit_pb2 as pb
+from server.retention import check_reach
 from server.schema import AnyRow
-from server.sheets import decide_sheet
+from server.sheets import Sheet, decide_sheet
 from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
 
 MAX_PAGE = 1_000
 MAX_LISTED = 1_000_000
 """Entries of propensities and removed actions in one answer."""
-MAX_PAGE_CHARACTERS = 2**20
-"""A page of the audit log ends after the entry with which it holds so much."""
-
 
 _Move = pb.StartExperimentRequest | pb.PauseExperimentRequest | pb.ArchiveExperimentRequest
 _VERBS = {State.RUNNING: "start", State.PAUSED: "pause", State.ARCHIVED: "archive"}
@@ -90,16 +89,21 @@ class DecisionService:
 
     def Decide(self, request: pb.DecideRequest, caller: Caller) -> pb.DecideResponse:
         """Choose an action for one customer, and commit the choice before answering."""
-        pending = self.begin_decide(request, caller)
+        pending = self._decision(
+            request, self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        )
         self._writer.write(pending.job, caller.expires)
         answer: pb.DecideResponse = pending.answer()
         return answer
 
-    def begin_decide(self, request: pb.DecideRequest, caller: Caller) -> Pending:
-        """Read a request to decide; the writer does the rest."""
-        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+    def begin_decide(self, request: pb.DecideRequest, caller: Caller) -> Pending | None:
+        """Read a request to decide; the writer does the rest. None: it takes a thread to wait."""
+        live = self._live.here(caller.tenant, request.experiment)
+        return None if live is None else self._decision(request, live)
+
+    def _decision(self, request: pb.DecideRequest, live: LiveExperiment) -> Pending:
         now = self._clock()
-        asked = convert.asking(request, live.experiment, live.tenant, now)
+        asked = asking(request, live.experiment, live.tenant, now)
         job = self._job(live, (asked,), now)
 
         def answer() -> pb.DecideResponse:
@@ -132,19 +136,11 @@ class DecisionService:
                 field="requests",
             )
         now = self._clock()
-        asked = []
-        for i, one in enumerate(requests):
-            try:
-                asked.append(convert.asking(one, live.experiment, live.tenant, now))
-            except BanditError as error:
-                raise error.under(f"requests[{i}]") from None
-        job = self._job(live, asked, now)
-        if isinstance(job, AppendDecisions):  # many: do not let the others wait for the engine
-            [job.decisions] = decide([job.plan])
-        logged = self._writer.write(job, caller.expires)
+        logged = self._decide_sheet(live, asked_together(requests, live, now), now, caller.expires)
+        actions: convert.Actions = {}
         return pb.BatchDecideResponse(
             decisions=[
-                convert.decision(live, entry, include_removed=one.include_removed)
+                convert.decision(live, entry, include_removed=one.include_removed, actions=actions)
                 for entry, one in zip(logged, requests, strict=True)
             ]
         )
@@ -154,32 +150,45 @@ class DecisionService:
         live = self._live.find(caller.tenant, _name(asked.experiment, path), path)
         now = self._clock()
         read = packed.read_contexts(asked, live, now)
+        try:
+            logged = self._decide_sheet(live, read, now, caller.expires)
+        except ConflictError as error:
+            raise ConflictError(error.message, field="packed.request_ids") from None
+        return packed.decisions_message(live, logged)
+
+    def _decide_sheet(
+        self, live: LiveExperiment, asked: Sheet, now: int, expires: float
+    ) -> list[storage.Logged]:
+        """Decide for many here, for others not to wait for the engine, and commit."""
         job: Job[list[storage.Logged]]
         try:
             plan = Plan(live, (), now, self._refused(live))
         except StateError as error:
-            job = self._repeat(live, list(zip(read.request_ids, read.hashes, strict=True)), error)
+            job = self._repeat(live, list(zip(asked.request_ids, asked.hashes, strict=True)), error)
         else:
-            job = AppendDecisions(plan, decide_sheet(live, read, now, plan.refused))
-            job.rows = len(read)
-        try:
-            logged = self._writer.write(job)
-        except ConflictError as error:
-            raise ConflictError(error.message, field="packed.request_ids") from None
-        return packed.decisions_message(live, logged)
+            job = AppendDecisions(plan, decide_sheet(live, asked, now, plan.refused))
+            job.rows = len(asked)
+        return self._writer.write(job, expires)
 
     def RecordReward(
         self, request: pb.RecordRewardRequest, caller: Caller
     ) -> pb.RecordRewardResponse:
         """Record one reward event, durably."""
-        pending = self.begin_record(request, caller)
+        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        pending = self._event(request, live, caller)
         self._writer.write(pending.job, caller.expires)
         answer: pb.RecordRewardResponse = pending.answer()
         return answer
 
-    def begin_record(self, request: pb.RecordRewardRequest, caller: Caller) -> Pending:
-        """Read a reward event; the writer does the rest."""
-        job = self._events(request.experiment, [request], caller, "")
+    def begin_record(self, request: pb.RecordRewardRequest, caller: Caller) -> Pending | None:
+        """Read a reward event; the writer does the rest. None: it takes a thread to wait."""
+        live = self._live.here(caller.tenant, request.experiment)
+        return None if live is None else self._event(request, live, caller)
+
+    def _event(
+        self, request: pb.RecordRewardRequest, live: LiveExperiment, caller: Caller
+    ) -> Pending:
+        job = self._events(live, [request], caller, "")
 
         def answer() -> pb.RecordRewardResponse:
             [result] = job.outcome()
@@ -208,7 +217,9 @@ class DecisionService:
                     "must be as in events[0]: a batch is for one experiment",
                     field=f"events[{i}].experiment",
                 )
-        job = self._events(events[0].experiment, events, caller, "events")
+        path = "events[0].experiment"
+        live = self._live.find(caller.tenant, _name(events[0].experiment, path), path)
+        job = self._events(live, events, caller, "events")
         results = self._writer.write(job, caller.expires)
         self._tell_learner(job)
         return pb.BatchRecordRewardsResponse(
@@ -224,7 +235,7 @@ class DecisionService:
         now = self._clock()
         events = packed.read_rewards(told, live.experiment, now, caller.who)
         job = AppendEvents(live.id, live.experiment.spec.outcome, events, now)
-        results = self._writer.write(job)
+        results = self._writer.write(job, caller.expires)
         self._tell_learner(job)
         return packed.results_message(results)
 
@@ -307,13 +318,11 @@ class DecisionService:
 
     def _events(
         self,
-        experiment: str,
+        live: LiveExperiment,
         requests: Sequence[pb.RecordRewardRequest],
         caller: Caller,
         batch: str,
     ) -> AppendEvents:
-        path = f"{batch}[0].experiment" if batch else "experiment"
-        live = self._live.find(caller.tenant, _name(experiment, path), path)
         now = self._clock()
         events = []
         for i, request in enumerate(requests):
@@ -347,6 +356,8 @@ class ExperimentService:
         Experiments that a tenant may have.
     learned
         Called when what is learned changes.
+    is_gated
+        Whether a draft needs a passing verdict to start.
     """
 
     def __init__(  # noqa: PLR0913
@@ -358,14 +369,17 @@ class ExperimentService:
         secret: bytes,
         most: int = 1_000,
         learned: Callable[[], None] = lambda: None,
+        *,
+        is_gated: bool = True,
     ) -> None:
         self._live = live
         self._reader = reader
         self._writer = writer
         self._clock = clock
-        self._secret = secret
+        self._pages = Pages(secret)
         self._most = most
         self._learned = learned
+        self._gate = Gatekeeper(live, reader, writer, clock, is_required=is_gated)
 
     def CreateExperiment(
         self, request: pb.CreateExperimentRequest, caller: Caller
@@ -416,7 +430,7 @@ class ExperimentService:
         if request.page_size < 0:
             raise InvalidInputError("must not be negative", field="page_size")
         size = min(request.page_size or 100, MAX_PAGE)
-        after = self._after(request.page_token, caller)
+        after = self._pages.after(request.page_token, caller.tenant)
         mine = [
             live
             for live in self._live.entries()
@@ -425,7 +439,7 @@ class ExperimentService:
         page = mine[:size]
         token = ""
         if len(mine) > size:
-            token = self._token(page[-1].experiment.spec.name, caller)
+            token = self._pages.token(page[-1].experiment.spec.name, caller.tenant)
         return pb.ListExperimentsResponse(
             experiments=[self._message(live) for live in page], next_page_token=token
         )
@@ -442,8 +456,7 @@ class ExperimentService:
         self, request: pb.PauseExperimentRequest, caller: Caller
     ) -> pb.PauseExperimentResponse:
         """Pause a running experiment."""
-        allowed = (State.RUNNING, State.PAUSED)
-        live = self._move(request, caller, State.PAUSED, allowed)
+        live = self._move(request, caller, State.PAUSED, (State.RUNNING, State.PAUSED))
         return pb.PauseExperimentResponse(experiment=self._message(live))
 
     def ArchiveExperiment(
@@ -468,28 +481,17 @@ class ExperimentService:
         if request.page_size < 0:
             raise InvalidInputError("must not be negative", field="page_size")
         name = request.name and _name(request.name, "name")
-        below, _, asked = self._after(request.page_token, caller, "audit").partition(" ")
+        after = self._pages.after(request.page_token, caller.tenant, "audit")
+        below, _, asked = after.partition(" ")
         if request.page_token and asked != name:
             raise InvalidInputError("belongs to a request with another name", field="page_token")
-        size = min(request.page_size or 100, MAX_PAGE)
+        size, end = min(request.page_size or 100, MAX_PAGE), int(below or 0)
         with self._reader.connect() as connection:
-            found = audit_log.entries(
-                connection,
-                caller.tenant,
-                experiment=name,
-                below=int(below or 0),
-                limit=size + 1,
+            page, is_more = audit_log.page(
+                connection, caller.tenant, experiment=name, below=end, limit=size
             )
-        page: list[AnyRow] = []
-        characters = 0
-        for row in found[:size]:
-            page.append(row)
-            characters += len(row.before or "") + len(row.after or "")
-            if characters > MAX_PAGE_CHARACTERS:
-                break
-        token = ""
-        if len(found) > len(page):
-            token = self._token(f"{page[-1].seq} {name}", caller, "audit")
+        last = f"{page[-1].seq} {name}" if is_more else ""
+        token = self._pages.token(last, caller.tenant, "audit") if is_more else ""
         return pb.ListAuditEntriesResponse(
             entries=[convert.audit_entry(row) for row in page], next_page_token=token
         )
@@ -511,6 +513,8 @@ class ExperimentService:
                 now=now,
             )
             if omitted.seq == seq:  # not the answer to a request that was answered before
+                if request.HasField("to_snapshot"):
+                    check_reach(connection, live.id, after_seq)
                 left_out = {**scope._asdict(), **omitted._asdict()}
                 action, name = "experiment.rollback", live.experiment.spec.name
                 change = Change(
@@ -525,6 +529,16 @@ class ExperimentService:
             sequence=omitted.seq, events=omitted.events, outcomes=omitted.outcomes
         )
 
+    def SubmitVerdict(
+        self, request: pb.SubmitVerdictRequest, caller: Caller
+    ) -> pb.SubmitVerdictResponse:
+        """Store what the gate found of a specification."""
+        return self._gate.submit(request, caller)
+
+    def GetVerdict(self, request: pb.GetVerdictRequest, caller: Caller) -> pb.GetVerdictResponse:
+        """Give the newest verdict on an experiment's specification."""
+        return self._gate.newest(_name(request.name, "name"), caller)
+
     def _move(
         self, request: _Move, caller: Caller, to: State, allowed: Sequence[State]
     ) -> LiveExperiment:
@@ -533,6 +547,7 @@ class ExperimentService:
         live = self._live.find(caller.tenant, _name(name, "name"), "name")
 
         def move(connection: Connection) -> AnyRow:
+            storage.next_seq(connection, live.id)  # locks: another process may move it, too
             row = catalogue.find_experiment(connection, caller.tenant, name)
             if row is None:
                 raise NotFoundError(f"no experiment {name!r}", field="name")
@@ -542,6 +557,8 @@ class ExperimentService:
                 return row
             if row.state not in allowed:
                 raise StateError(f"experiment {name!r} is {State(row.state).name}", field="name")
+            if isinstance(request, pb.StartExperimentRequest) and row.state == State.DRAFT:
+                self._gate.admit(connection, row, request.override, caller)
             moved = catalogue.set_state(connection, live.id, to)
             change = Change(
                 caller.tenant,
@@ -561,23 +578,6 @@ class ExperimentService:
     def _message(self, live: LiveExperiment) -> pb.Experiment:
         with self._reader.connect() as connection:
             return convert.experiment(live, reporting.log_length(connection, live.id))
-
-    def _token(self, name: str, caller: Caller, kind: str = "page") -> str:
-        data = name.encode()
-        seal = rng.keyed(self._secret, kind, caller.tenant, data)[:8]
-        return base64.urlsafe_b64encode(seal + data).decode()
-
-    def _after(self, token: str, caller: Caller, kind: str = "page") -> str:
-        if not token:
-            return ""
-        try:
-            data = base64.b64decode(token, altchars=b"-_", validate=True)
-            seal, name = data[:8], data[8:]
-            if rng.keyed(self._secret, kind, caller.tenant, name)[:8] == seal:
-                return name.decode()
-        except (binascii.Error, ValueError):
-            pass
-        raise InvalidInputError("is no token of an earlier answer", field="page_token")
 
 
 def _shown(row: AnyRow) -> dict[str, object]:

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
         Whether a non-loopback address may be served without TLS or without tokens.
     auth
         Who may call: everybody ("none") or who has a token ("tokens"); see ``has_tokens``.
+    gate
+        Whether a draft starts only with a passing verdict on its specification ("required"), or
+        without ("off").
     tls_certificate, tls_key
         PEM files of the server's certificate chain and its key; both or none.
     tls_client_ca
@@ -103,6 +106,7 @@ class Settings(BaseSettings):
     trace_share: float = Field(default=0.01, ge=0.0, le=1.0)
     insecure: bool = False
     auth: Literal["none", "tokens"] | None = None
+    gate: Literal["required", "off"] = "required"
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None

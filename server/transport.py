@@ -39,6 +39,8 @@ SMALL = 32_768
 """Bytes of a message up to which the polling thread reads it itself."""
 
 Method = Callable[[Any, Caller], Message]
+Begin = Callable[[Any, Caller], Pending | None]
+"""Reads a call whose answer waits for the writer alone; gives None if it would wait before."""
 T = TypeVar("T")
 
 
@@ -84,7 +86,7 @@ class Transport:
         self._gate = _Gate(settings)
         self._server = grpc.server(self._lane, options=_options(settings))
         services = {"DecisionService": decisions, "ExperimentService": experiments}
-        begins: dict[str, Callable[[Any, Caller], Pending]] = {
+        begins: dict[str, Begin] = {
             "Decide": decisions.begin_decide,
             "RecordReward": decisions.begin_record,
         }
@@ -210,11 +212,11 @@ class _Gate:
         with self._lock:
             of_tenant = self._tenants.get(tenant, 0)
             if self._inside >= self._most:
-                raise UnavailableError(f"{self._most} requests are in flight; try again")
+                raise _full(f"{self._most} requests")
             if of_tenant >= self._most_of_tenant:
-                raise UnavailableError(f"{of_tenant} requests of yours are in flight; try again")
+                raise _full(f"{of_tenant} requests of yours")
             if self._bytes + size > self._most_bytes and self._inside:
-                raise UnavailableError(f"{self._bytes} bytes are in flight; try again")
+                raise _full(f"{self._bytes} bytes")
             self._inside += 1
             self._bytes += size
             self._tenants[tenant] = of_tenant + 1
@@ -228,6 +230,10 @@ class _Gate:
                 self._tenants[tenant] = left
             else:
                 del self._tenants[tenant]
+
+
+def _full(what: str) -> UnavailableError:
+    return UnavailableError(f"{what} are in flight; try again", is_shed=True)
 
 
 class _Desk(NamedTuple):
@@ -248,7 +254,7 @@ class _Call:
         kind: type[Message],
         desk: _Desk,
         role: Role,
-        begin: Callable[[Any, Caller], Pending] | None,
+        begin: Begin | None,
         watch: Watch,
     ) -> None:
         self._watch = watch
@@ -284,7 +290,12 @@ class _Call:
             return
         if self._begin is not None and len(data) <= SMALL:
             self._start(data, context, reply, caller)
-            return
+        else:
+            self._give_thread(data, context, reply, caller)
+
+    def _give_thread(
+        self, data: bytes, context: grpc.ServicerContext, reply: Reply, caller: Caller
+    ) -> None:
         try:
             self._lane.submit(self._run, data, context, reply, caller)
         except RuntimeError:  # the pool is shut down
@@ -296,12 +307,8 @@ class _Call:
         try:
             caller = self._access.admit(context.invocation_metadata, self._role)
             self._gate.enter(caller.tenant, len(data))
-        except UnavailableError as error:
-            self._watch.shed()
-            reply(status.to_status(error))
-            return None
         except Exception as error:  # noqa: BLE001  the polling thread must never see one
-            reply(_failed(error, self._kind))
+            reply(self._failed(error))
             return None
         return caller
 
@@ -324,7 +331,7 @@ class _Call:
             message = convert.parse(self._kind, data)
             answer = self._method(message, caller).SerializeToString()
         except Exception as error:  # noqa: BLE001
-            answer = _failed(error, self._kind)
+            answer = self._failed(error)
         finally:
             self._gate.leave(caller.tenant, len(data))
         reply(answer)
@@ -340,18 +347,35 @@ class _Call:
             try:
                 reply(pending.answer().SerializeToString())
             except Exception as error:  # noqa: BLE001
-                reply(_failed(error, self._kind))
+                reply(self._failed(error))
 
         try:
             remaining = _remaining(context)
-            pending = self._begin(convert.parse(self._kind, data), caller)  # type: ignore[misc]
+            begun = self._begin(convert.parse(self._kind, data), caller)  # type: ignore[misc]
+            if begun is None:
+                self._give_thread(data, context, reply, caller)
+                return
+            pending = begun
             pending.job.on_done = finish
             if remaining is not None:
                 pending.job.expires = time.monotonic() + remaining
             self._writer.submit(pending.job)
         except Exception as error:  # noqa: BLE001
             self._gate.leave(caller.tenant, size)
-            reply(_failed(error, self._kind))
+            reply(self._failed(error))
+
+    def _failed(self, error: Exception) -> status_pb2.Status:
+        """Give the status of an error; a bug is logged, and tells the caller nothing."""
+        name = self._kind.DESCRIPTOR.name
+        if isinstance(error, UnavailableError) and error.is_shed:
+            self._watch.shed()
+        if isinstance(error, BanditError):
+            return status.to_status(error)
+        if (known := storage_error(error)) is not None:
+            log.error("%s: %s", name, known)
+            return status.to_status(type(known)(known.message.partition(":")[0]))
+        bugs.tell(log, f"unexpected error in {name}", error)
+        return status.internal()
 
 
 def _abort(context: grpc.ServicerContext, answer: status_pb2.Status) -> None:
@@ -378,17 +402,6 @@ def _copied(original: Callable[..., Any], pool: ThreadPoolExecutor) -> Callable[
 
     method.experimental_thread_pool = pool  # type: ignore[attr-defined]
     return method
-
-
-def _failed(error: Exception, kind: type[Message]) -> status_pb2.Status:
-    """Give the status of an error; a bug is logged, and tells the caller nothing."""
-    if isinstance(error, BanditError):
-        return status.to_status(error)
-    if (known := storage_error(error)) is not None:
-        log.error("%s: %s", kind.DESCRIPTOR.name, known)
-        return status.to_status(known)
-    bugs.tell(log, f"unexpected error in {kind.DESCRIPTOR.name}", error)
-    return status.internal()
 
 
 def _remaining(context: grpc.ServicerContext) -> float | None:

@@ -236,7 +236,8 @@ class Writer:
                 raise UnavailableError("the server is shutting down")
             waiting = self._rows_put - self._rows_taken
             if waiting and waiting + job.rows > self._most_waiting and not isinstance(job, Call):
-                raise UnavailableError(f"{waiting} rows wait to be written; try again")
+                told = f"{waiting} rows wait to be written; try again"
+                raise UnavailableError(told, is_shed=True)
             self._rows_put += job.rows
             if self._on_submit is not None:
                 self._on_submit(job)

@@ -12,7 +12,15 @@ from bandit.kernels.propensities import (
     pick_uniform,
     table_propensities,
 )
-from bandit.kernels.scoring import best_actions, best_of, plane_scores, score_moments
+from bandit.kernels.scoring import (
+    TILE,
+    best_actions,
+    best_of,
+    level_scores,
+    plane_scores,
+    score_moments,
+    sum_levels,
+)
 from bandit.kernels.streams import fill_normals, uniform
 
 
@@ -122,16 +130,22 @@ def decide_joint(
     """
     n, k, draws = x.shape[0], masks.shape[1], bank.shape[1]
     actions, p = np.empty(n, dtype=np.int64), np.zeros((n, k))
-    scores = np.empty((planes.sizes.sum(), draws))
-    best, chosen = np.empty(draws), np.empty(draws, dtype=np.int64)
+    tiles = (draws + TILE - 1) // TILE
+    tile = (draws + tiles - 1) // tiles
+    levels = np.empty((terms.counts.sum(), tile))
+    scores, chosen = np.zeros((planes.sizes.sum() + 1, tile)), np.empty(tile, dtype=np.int64)
+    for done in range(0, draws, tile):
+        start = min(done, draws - tile)  # of the last tile, some may have been counted before
+        level_scores(x[0], bank, start, terms, False, levels)  # noqa: FBT003
+        for t in range(n):
+            level_scores(x[t], bank, start, terms, True, levels)  # noqa: FBT003
+            sum_levels(levels, terms, planes, scores[:-1])
+            best_actions(scores, planes, masks[which[t]], chosen)
+            for winner in chosen[done - start :]:
+                if winner >= 0:
+                    p[t, winner] += 1.0 / draws
     for t in range(n):
-        eligible = masks[which[t]]
-        plane_scores(x[t], bank, terms, planes, scores)
-        best_actions(scores, planes, eligible, best, chosen)
-        for winner in chosen:
-            if winner >= 0:
-                p[t, winner] += 1.0 / draws
-        apply_floor(eligible, floor, p[t])
+        apply_floor(masks[which[t]], floor, p[t])
         actions[t] = pick(p[t], uniform(streams[t], 0))
     return actions, p
 
@@ -150,16 +164,15 @@ def draw_joint(
     """Draw as ``decide_joint`` does in law: one member of the bank, its best action."""
     n, draws = x.shape[0], bank.shape[1]
     actions = np.empty(n, dtype=np.int64)
-    scores = np.empty((planes.sizes.sum(), 1))
-    best, chosen = np.empty(1), np.empty(1, dtype=np.int64)
+    scores, chosen = np.zeros((planes.sizes.sum() + 1, 1)), np.empty(1, dtype=np.int64)
     for t in range(n):
         eligible = masks[which[t]]
         actions[t], u = floor_draw(eligible, floor, uniform(streams[t], 0))
         if actions[t] < 0:
             member = min(int(u * draws), draws - 1)
             column = bank[:, member].copy().reshape(-1, 1)
-            plane_scores(x[t], column, terms, planes, scores)
-            best_actions(scores, planes, eligible, best, chosen)
+            plane_scores(x[t], column, terms, planes, scores[:-1])
+            best_actions(scores, planes, eligible, chosen)
             actions[t] = chosen[0]
     return actions
 

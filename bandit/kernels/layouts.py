@@ -38,10 +38,8 @@ class Planes(NamedTuple):
     ----------
     homes : (t,)
         Plane of each term, or -1 for one that is the same for every action.
-    users : (t, max(sizes))
-        Cells of a term's plane, sorted by the term's cell that they use.
-    begins : (t, max(counts) + 1)
-        Where in ``users`` those of each of the term's cells begin.
+    uses : (t, max(sizes))
+        Which of a term's cells every cell of its plane uses.
     cells : (p, k)
         Cell of every action in each plane; at most three planes.
     sizes : (p,)
@@ -56,8 +54,7 @@ class Planes(NamedTuple):
     """
 
     homes: Cells
-    users: Cells
-    begins: Cells
+    uses: Cells
     cells: Cells
     sizes: Ints
     grid: Cells

@@ -307,8 +307,7 @@ def draw_shared(
     scale = scale_of(state)
     for i in range(m):
         weights[i, 0] = mean[i] + scale * drawn[i]
-    scores = np.empty((planes.sizes.sum(), 1))
-    best, chosen = np.empty(1), np.empty(1, dtype=np.int64)
-    plane_scores(x, weights, terms, planes, scores)
-    best_actions(scores, planes, eligible, best, chosen)
+    scores, chosen = np.zeros((planes.sizes.sum() + 1, 1)), np.empty(1, dtype=np.int64)
+    plane_scores(x, weights, terms, planes, scores[:-1])
+    best_actions(scores, planes, eligible, chosen)
     return int(chosen[0])

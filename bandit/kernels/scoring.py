@@ -7,6 +7,9 @@ import numpy as np
 from bandit.kernels.compiling import Bools, Floats, Ints, inlined_kernel, kernel
 from bandit.kernels.layouts import Planes, Terms
 
+TILE = 128
+"""Draws that are compared at a time, so that all their scores stay close to the processor."""
+
 
 @inlined_kernel
 def narrow_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread: Floats) -> None:
@@ -136,47 +139,139 @@ def block_moments(x: Floats, mean: Floats, root: Floats, centre: Floats, spread:
 
 
 @kernel
-def part_scores(x: Floats, bank: Floats, first: int, crossed: bool, out: Floats) -> None:  # noqa: FBT001
-    """Score the parts of a term with attributes under every draw, as ``plane_scores`` does cells.
+def not_zero(x: Floats) -> tuple[Ints, Floats]:
+    """List places and values of what is not zero; zeros at place 0 make it a multiple of four.
 
-    Parameters
-    ----------
-    first
-        First weight of the term.
-    crossed
-        Whether a part holds d weights or one.
-    out : (parts, draws)
-        Filled.
+    Most features of a context with categories are zero. A zero more or less changes no bit of
+    a sum that began at 0.
     """
-    width = x.shape[0]
-    for part in range(out.shape[0]):
-        if crossed:
-            mix(x, bank[first + part * width : first + (part + 1) * width], out[part])
-        else:
-            out[part, :] = bank[first + part]
+    n, most = 0, x.shape[0] + 3
+    places, values = np.zeros(most, dtype=np.int64), np.zeros(most)
+    for i in range(x.shape[0]):
+        if x[i] != 0.0:
+            places[n], values[n] = i, x[i]
+            n += 1
+    n = (n + 3) // 4 * 4
+    return places[:n], values[:n]
 
 
 @kernel
-def mix(loads: Floats, scores: Floats, out: Floats) -> None:
-    """Add up ``scores : (parts, draws)`` times ``loads : (parts,)`` into ``out : (draws,)``.
+def mix(places: Ints, values: Floats, scores: Floats, start: int, out: Floats) -> None:
+    """Add up rows of ``scores`` times their values, from column ``start`` on, into ``out : (n,)``.
+
+    Parameters
+    ----------
+    places, values
+        Rows and their values, from ``not_zero``.
 
     Notes
     -----
-    O(parts draws), part after part; four at a time, so that ``out`` is read a quarter as often.
+    O(places n), place after place; four at a time, so that ``out`` is read a quarter as often.
     """
-    n, draws = scores.shape
+    n = out.shape[0]
     out[:] = 0.0
-    for part in range(0, n - n % 4, 4):
-        a, b, c, d = loads[part], loads[part + 1], loads[part + 2], loads[part + 3]
-        if a == 0.0 and b == 0.0 and c == 0.0 and d == 0.0:
-            continue
-        one, two, three, four = scores[part], scores[part + 1], scores[part + 2], scores[part + 3]
-        for t in range(draws):
+    for i in range(0, places.shape[0], 4):
+        a, b, c, d = values[i], values[i + 1], values[i + 2], values[i + 3]
+        one = scores[places[i], start : start + n]
+        two = scores[places[i + 1], start : start + n]
+        three = scores[places[i + 2], start : start + n]
+        four = scores[places[i + 3], start : start + n]
+        for t in range(n):
             out[t] = out[t] + a * one[t] + b * two[t] + c * three[t] + d * four[t]
-    for part in range(n - n % 4, n):
-        a, one = loads[part], scores[part]
-        for t in range(draws):
-            out[t] += a * one[t]
+
+
+@kernel
+def level_scores(
+    x: Floats,
+    bank: Floats,
+    start: int,
+    terms: Terms,
+    crossed: bool,  # noqa: FBT001
+    levels: Floats,
+) -> None:
+    """Score the cells of the terms that are crossed with the context, or of those that are not.
+
+    Parameters
+    ----------
+    x : (d,)
+    bank : (m, draws)
+    start
+        First of the ``n`` draws to look at.
+    crossed
+        Which terms; the scores of the others are the same for every context.
+    levels : (sum(counts), n)
+        Filled, term after term.
+
+    Notes
+    -----
+    O(n (non-zero features of all cells)); a term with attributes adds its cells times its parts.
+    """
+    n, width, first = levels.shape[1], x.shape[0], 0
+    places, values = not_zero(x)
+    mixed = np.empty((terms.loads.shape[2], n))
+    for j in range(terms.counts.shape[0]):
+        own = levels[first : first + terms.counts[j]]
+        first += terms.counts[j]
+        if terms.crossed[j] != crossed:
+            continue
+        rows = mixed[: terms.parts[j]] if terms.parts[j] > 0 else own
+        for row in range(rows.shape[0]):
+            if crossed:
+                begin = terms.offsets[j] + row * width
+                mix(places, values, bank[begin : begin + width], start, rows[row])
+            else:
+                rows[row, :] = bank[terms.offsets[j] + row, start : start + n]
+        if terms.parts[j] > 0:
+            for cell in range(own.shape[0]):
+                used, loads = not_zero(terms.loads[j, cell, : terms.parts[j]])
+                mix(used, loads, mixed, 0, own[cell])
+
+
+@kernel
+def sum_levels(levels: Floats, terms: Terms, planes: Planes, out: Floats) -> None:
+    """Score every cell of every plane: the sum of the plane's terms, in their order.
+
+    Parameters
+    ----------
+    levels : (sum(counts), n)
+        From ``level_scores``.
+    out : (sum(sizes), n)
+        Filled.
+
+    Notes
+    -----
+    O(n cells of all planes per term); the first two terms in one pass.
+    """
+    n, at = out.shape[1], 0
+    for home in range(planes.sizes.shape[0]):
+        seen, first, one, before = (
+            0,
+            0,
+            0,
+            0,
+        )  # ``before``: the plane's first term, from row ``one``
+        for j in range(planes.homes.shape[0]):
+            if planes.homes[j] == home:
+                for cell in range(planes.sizes[home]):
+                    a, b, c = (
+                        at + cell,
+                        first + planes.uses[j, cell],
+                        one + planes.uses[before, cell],
+                    )
+                    if seen == 1:
+                        for t in range(n):
+                            out[a, t] = levels[c, t] + levels[b, t]
+                    elif seen > 1:
+                        for t in range(n):
+                            out[a, t] += levels[b, t]
+                if seen == 0:
+                    one, before = first, j
+                seen += 1
+            first += terms.counts[j]
+        for cell in range(planes.sizes[home]):
+            if seen == 1:
+                out[at + cell] = levels[one + planes.uses[before, cell]]
+        at += planes.sizes[home]
 
 
 @kernel
@@ -189,120 +284,70 @@ def plane_scores(x: Floats, bank: Floats, terms: Terms, planes: Planes, out: Flo
     bank : (m, draws)
     out : (sum(sizes), draws)
         Filled.
-
-    Notes
-    -----
-    O(draws (non-zero features of all cells + cells of all planes per term)); a term with
-    attributes adds its cells times its parts.
     """
-    level = np.empty(bank.shape[1])
-    mixed = np.empty((terms.loads.shape[2], bank.shape[1]))
-    begun = np.zeros(planes.sizes.shape[0], dtype=np.bool_)
-    width = x.shape[0]
-    for j in range(planes.homes.shape[0]):
-        home, first = planes.homes[j], terms.offsets[j]
-        if home < 0:
-            continue
-        start = planes.sizes[:home].sum()
-        if terms.parts[j] > 0:
-            part_scores(x, bank, first, terms.crossed[j], mixed[: terms.parts[j]])
-        for cell in range(terms.counts[j]):
-            weights = level
-            if terms.parts[j] > 0:
-                mix(terms.loads[j, cell], mixed[: terms.parts[j]], level)
-            elif not terms.crossed[j]:
-                weights = bank[first + cell]
-            else:
-                mix(x, bank[first + cell * width : first + (cell + 1) * width], level)
-            for i in range(planes.begins[j, cell], planes.begins[j, cell + 1]):
-                row = out[start + planes.users[j, i]]
-                if begun[home]:
-                    for t in range(row.shape[0]):
-                        row[t] += weights[t]
-                else:
-                    row[:] = weights
-        begun[home] = True
+    levels = np.empty((terms.counts.sum(), bank.shape[1]))
+    level_scores(x, bank, 0, terms, False, levels)  # noqa: FBT003
+    level_scores(x, bank, 0, terms, True, levels)  # noqa: FBT003
+    sum_levels(levels, terms, planes, out)
 
 
 @kernel
-def top_of_row(
-    scores: Floats, planes: Planes, starts: Ints, row: int, columns: Ints, top: Floats
-) -> None:
+def top_of_row(scores: Floats, rows: Ints, columns: Ints, top: Floats) -> None:
     """Find the highest sum of what varies among some columns of a row of the grid.
 
     Parameters
     ----------
-    starts : (p,)
-        First row of ``scores`` of each plane.
+    rows : (2, n)
+        Rows of ``scores`` to add up for each column, at least one.
     columns : (n,)
-        At least one.
-    top : (draws,)
-        Filled.
+    top : (2 TILE,)
+        Filled with the highest sum under every draw, and from ``TILE`` on with its column, the
+        first among equals.
+
+    Notes
+    -----
+    Both results lie in one array, at a distance known when this is compiled: else it would
+    not vectorise, for there would be too many places that might overlap.
     """
-    draws, n = scores.shape[1], columns.shape[0]
-    cells, grid = planes.cells, planes.grid
-    rows = np.empty((2, n), dtype=np.int64)
-    varying = 0
-    for p in range(cells.shape[0]):
-        if planes.varies[p]:
-            for i in range(n):
-                rows[min(varying, 1), i] = starts[p] + cells[p, grid[row, columns[i]]]
-            varying += 1
-    if varying == 0:
-        top[:] = 0.0
-    elif varying == 1:
-        top[:] = scores[rows[0, 0]]
-        whole = 1 + (n - 1) // 4 * 4
-        for i in range(1, whole, 4):
-            a, b = scores[rows[0, i]], scores[rows[0, i + 1]]
-            c, d = scores[rows[0, i + 2]], scores[rows[0, i + 3]]
-            for t in range(draws):
-                one = max(b[t], a[t])
-                two = max(d[t], c[t])
-                one = max(two, one)
-                top[t] = max(top[t], one)
-        for i in range(whole, n):
-            a = scores[rows[0, i]]
-            for t in range(draws):
-                top[t] = max(top[t], a[t])
-    else:
-        top[:] = -np.inf
-        for i in range(n):
-            a, b = scores[rows[0, i]], scores[rows[1, i]]
-            for t in range(draws):
-                one = a[t] + b[t]
-                top[t] = max(top[t], one)
+    n, draws = columns.shape[0], scores.shape[1]
+    top[:draws] = -np.inf
+    for i in range(0, n, 2):
+        j = min(i + 1, n - 1)
+        a, b, c, d = rows[0, i], rows[1, i], rows[0, j], rows[1, j]
+        left, right = float(columns[i]), float(columns[j])
+        for t in range(draws):
+            one, two = scores[a, t] + scores[b, t], scores[c, t] + scores[d, t]
+            is_right = two > one
+            score, column = two if is_right else one, right if is_right else left
+            is_better = score > top[t]
+            top[t] = score if is_better else top[t]
+            top[TILE + t] = column if is_better else top[TILE + t]
 
 
 @kernel
-def best_actions(
-    scores: Floats, planes: Planes, eligible: Bools, best: Floats, chosen: Ints
-) -> None:
+def best_actions(scores: Floats, planes: Planes, eligible: Bools, chosen: Ints) -> None:
     """Find the best eligible action under every draw, the first of the grid among equals.
 
     Parameters
     ----------
-    scores : (sum(sizes), draws)
-        From ``plane_scores``.
+    scores : (sum(sizes) + 1, draws)
+        From ``plane_scores``, and a row of zeros; at most ``TILE`` draws.
     eligible : (k,)
-    best, chosen : (draws,)
-        Filled with the highest score and its action.
+    chosen : (draws,)
+        Filled with the actions; -1 where none is eligible.
 
     Notes
     -----
     O(draws (g + s)) where what varies within the grid's rows is the same in all and rows have few
-    distinct masks (a product mask has two: all columns, and none); else O(draws k), a maximum
-    without an index for each action: which column won is looked up afterwards.
+    distinct masks (a product mask has two: all columns, and none); else O(draws k).
     """
     draws = scores.shape[1]
     cells, grid, count = planes.cells, planes.grid, planes.sizes.shape[0]
     height, width = grid.shape
-    starts = np.zeros(count, dtype=np.int64)
-    for p in range(1, count):
-        starts[p] = starts[p - 1] + planes.sizes[p - 1]
+    nothing = scores.shape[0] - 1
     keys, known = np.empty(4, dtype=np.uint64), 0
-    tops, nothing = np.empty((5, draws)), np.zeros(draws)
-    columns, rows = np.empty(width, dtype=np.int64), np.full(draws, -1)
+    tops, best = np.empty((5, 2 * TILE)), np.empty(2 * TILE)
+    columns, rows = np.empty(width, dtype=np.int64), np.empty((2, width), dtype=np.int64)
     best[:] = -np.inf
     for r in range(height):
         n, key = 0, np.uint64(0)
@@ -318,58 +363,35 @@ def best_actions(
             at = 0
             while at < known and keys[at] != key:
                 at += 1
+        one, two, varying, first = nothing, nothing, 0, 0
+        rows[:] = nothing
+        for p in range(count):  # at most two of either: some plane knows the columns' factor
+            if planes.varies[p]:
+                for i in range(n):
+                    rows[varying, i] = first + cells[p, grid[r, columns[i]]]
+                varying += 1
+            else:
+                one, two = first + cells[p, grid[r, 0]], one
+            first += planes.sizes[p]
         if at >= known:
-            top_of_row(scores, planes, starts, r, columns[:n], tops[at])
+            top_of_row(scores, rows, columns[:n], tops[at])
             if at < 4:
                 keys[at] = key
                 known = at + 1
-        one, two, top = nothing, nothing, tops[at]
-        for p in range(count):
-            if not planes.varies[p]:  # at most two: some plane knows the columns' factor
-                two = one
-                one = scores[starts[p] + cells[p, grid[r, 0]]]
-        for t in range(draws):  # without a branch, so that it vectorises
-            score, held, row = two[t] + one[t] + top[t], best[t], rows[t]
-            is_better = score > held
-            best[t] = score if is_better else held
-            rows[t] = r if is_better else row
-    best_columns(scores, planes, starts, eligible, rows, chosen)
+        add_row(scores[two], scores[one], tops[at], float(r * width), best)
+    for t in range(draws):
+        place = int(best[TILE + t]) if best[t] > -np.inf else -1
+        chosen[t] = grid[place // width, place % width] if place >= 0 else -1
 
 
 @kernel
-def best_columns(
-    scores: Floats, planes: Planes, starts: Ints, eligible: Bools, rows: Ints, chosen: Ints
-) -> None:
-    """Find the first eligible action with the highest varying score in the row of every draw.
-
-    Parameters
-    ----------
-    rows : (draws,)
-        Row of the grid, or -1 for none.
-    chosen : (draws,)
-        Filled; -1 where there is no row.
-    """
-    cells, grid = planes.cells, planes.grid
-    held = np.full(rows.shape[0], -np.inf)
-    score = np.empty(rows.shape[0])
-    chosen[:] = -1
-    for s in range(grid.shape[1]):
-        seen = 0
-        for p in range(starts.shape[0]):
-            if not planes.varies[p]:
-                continue
-            if planes.is_alike:
-                score[:] = scores[starts[p] + cells[p, grid[0, s]]]
-            else:
-                for t in range(rows.shape[0]):
-                    one = scores[starts[p] + cells[p, grid[max(rows[t], 0), s]], t]
-                    score[t] = one if seen == 0 else score[t] + one
-            seen += 1
-        if seen == 0:
-            score[:] = 0.0
-        for t in range(rows.shape[0]):
-            if score[t] > held[t] and rows[t] >= 0 and eligible[grid[rows[t], s]]:
-                chosen[t], held[t] = grid[rows[t], s], score[t]
+def add_row(two: Floats, one: Floats, top: Floats, place: float, best: Floats) -> None:
+    """Keep the better of ``best`` and a row of the grid: its score and its place in the grid."""
+    for t in range(one.shape[0]):
+        score = two[t] + one[t] + top[t]
+        is_better = score > best[t]
+        best[t] = score if is_better else best[t]
+        best[TILE + t] = place + top[TILE + t] if is_better else best[TILE + t]
 
 
 @inlined_kernel

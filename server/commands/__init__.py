@@ -22,9 +22,12 @@ from server.commands import (
     rerun,
     retain,
     serve,
+    simulate,
     status,
     tokens,
+    validate,
     verify,
+    worlds,
 )
 from server.database import storage_error
 
@@ -53,6 +56,7 @@ app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.add_typer(experiments.app, name="experiments")
 app.add_typer(tokens.app, name="tokens")
+app.command("validate")(validate.validate)
 app.command("decide")(decisions.decide)
 app.command("reward")(decisions.reward)
 app.command("audit-log")(audit_log.audit_log)
@@ -60,9 +64,11 @@ app.command("decide-file")(campaigns.decide_file)
 app.command("reward-file")(campaigns.reward_file)
 app.command("expose")(ledger.expose)
 app.command("rollback")(ledger.rollback)
+app.add_typer(worlds.app, name="worlds")
 app.command("replay")(replay.replay)
 app.command("evaluate")(evaluate.evaluate)
 app.command("rerun")(rerun.rerun)
+app.command("simulate")(simulate.simulate)
 app.command("verify")(verify.verify)
 app.command("retain")(retain.retain)
 app.command("export")(export.export)

@@ -26,7 +26,7 @@ from server.commands.local import LocalServer
 from server.database import Database
 from server.pb import bandit_pb2 as pb
 from sims import worlds
-from sims.worlds import EXAMPLES, Context, World
+from sims.worlds import EXAMPLES, Context, Course
 
 TIME_ZONES = ("Europe/Berlin", "Europe/Lisbon", "Europe/Helsinki")
 CONTRASTING: dict[str, Context] = {
@@ -56,7 +56,7 @@ def demo(
     """Play a campaign: decisions over gRPC, delayed rewards, learning, a report."""
     spec = options.read_spec(EXAMPLES / "spring_sale.toml")
     world = worlds.read(EXAMPLES / "spring_sale_world.toml")
-    world.check(spec)
+    course = Course(world, spec, seed=seed)
     with tempfile.TemporaryDirectory(prefix="bandit-demo-") as name:
         folder = Path(name)
         typer.echo("demo: starting a server (its first start compiles the kernels)")
@@ -65,8 +65,9 @@ def demo(
             played = _Played()
             with BanditClient(server.address, timeout=20.0) as client:
                 client.create_experiment(spec, request_id="demo")
-                client.start_experiment(spec.name)
-                _Players(client, spec, world, played, seed).play(customers, clients)
+                why = "a demonstration with simulated customers"
+                client.start_experiment(spec.name, override=why)
+                _Players(client, course, played).play(customers, clients)
                 report = _await_closed(client, spec.name)
                 _show(client, spec, report, played)
         finally:
@@ -84,22 +85,17 @@ class _Players:
     ----------
     client
         Shared by all threads.
-    spec, world
-        The experiment, and how its customers behave.
+    course
+        The experiment, its customers and how they behave.
     played
         What was acknowledged.
-    seed
-        Draws the customers.
     """
 
-    def __init__(
-        self, client: BanditClient, spec: ExperimentSpec, world: World, played: _Played, seed: int
-    ) -> None:
+    def __init__(self, client: BanditClient, course: Course, played: _Played) -> None:
         self._client = client
-        self._spec = spec
-        self._world = world
+        self._course = course
+        self._spec = course.spec
         self._played = played
-        self._seed = seed
         self._stopping = False
         self._waiting: list[tuple[float, str]] = []
 
@@ -129,15 +125,17 @@ class _Players:
 
     def _one(self, i: int) -> None:
         """Decide for one customer, who may click later."""
-        rng = np.random.default_rng([self._seed, i])
-        context = self._world.customer(rng)
-        zone = TIME_ZONES[int(rng.integers(len(TIME_ZONES)))]
+        arrivals = self._course.arrivals(i, i + 1)
+        context = self._spec.schema.values(arrivals.rows[0])
+        zone = TIME_ZONES[i % len(TIME_ZONES)]
         answer = self._client.decide(
             self._spec.name, f"customer-{i}", context, request_id=f"demo-{i}", time_zone=zone
         )
-        rates = self._world.rates(context, self._spec.actions)
-        clicks = answer.action is not None and rng.random() < rates[answer.action]
-        due = time.monotonic() + float(rng.exponential(self._world.delay))
+        expected = self._course.expected(arrivals, i, self._course.history())
+        action = np.array([-1 if answer.action is None else answer.action])
+        events = self._course.events(arrivals, i, action, expected)
+        clicks = not np.isnan(events.values[0])
+        due = time.monotonic() + float(events.times[0] - arrivals.times[0])
         with self._played.lock:
             self._played.decisions.append(answer.decision_id)
             if clicks:
@@ -151,7 +149,7 @@ class _Players:
                     return
                 _, decision_id = heapq.heappop(self._waiting)
             event = f"click-{decision_id}"
-            fact = Fact(decision_id=decision_id, name=self._world.reward, event_id=event)
+            fact = Fact(decision_id=decision_id, name=self._course.world.reward, event_id=event)
             self._client.record_reward(self._spec.name, fact)
             with self._played.lock:
                 self._played.rewards.append(event)

@@ -7,7 +7,7 @@ import typer
 from google.protobuf.json_format import MessageToJson
 
 from server.commands import options, show
-from server.commands.options import Reason, Server
+from server.commands.options import Override, Reason, Server
 
 app = typer.Typer(help="Create, start, pause, list and read experiments.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of the experiment.")]
@@ -19,22 +19,24 @@ def create(
     file: Annotated[Path, typer.Argument(help="Specification: .toml, .yaml or .json.")],
     server: Server,
     start: Annotated[bool, typer.Option("--start", help="Start it at once.")] = False,  # noqa: FBT002
+    override: Override = "",
 ) -> None:
     """Create an experiment from a specification file."""
     spec = options.read_spec(file)
     with server.client() as client:
         client.create_experiment(spec)
         if start:
-            client.start_experiment(spec.name)
+            client.start_experiment(spec.name, override=override)
         show.console.print(show.experiments([client.get_experiment(spec.name)]))
 
 
 @app.command()
 @options.calls_server()
-def start(name: Name, server: Server, reason: Reason = "") -> None:
-    """Start a draft, or resume a paused experiment."""
+def start(name: Name, server: Server, reason: Reason = "", override: Override = "") -> None:
+    """Start a draft, which needs a passing verdict, or resume a paused experiment."""
     with server.client() as client:
-        show.console.print(show.experiments([client.start_experiment(name, reason=reason)]))
+        started = client.start_experiment(name, reason=reason, override=override)
+        show.console.print(show.experiments([started]))
 
 
 @app.command()

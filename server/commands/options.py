@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 import functools
+import getpass
 import inspect
 import json
 from collections.abc import Callable
@@ -34,6 +35,9 @@ LogGroups = Annotated[
 ]
 Exclude = Annotated[
     bool, typer.Option("--exclude", help="Leave bad rows out and count them, instead of ending.")
+]
+Override = Annotated[
+    str, typer.Option(help="Why it may start without a passing verdict; for the audit log.")
 ]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_DATABASE = "sqlite:///bandit.db"
@@ -177,3 +181,11 @@ def calls_server(*, address: str = DEFAULT_ADDRESS) -> Callable[[Command], Comma
         return run
 
     return decorate
+
+
+def operator() -> str:
+    """Name who works on the database by hand, for the audit log."""
+    try:
+        return f"banditctl ({getpass.getuser()})"[:128]
+    except (KeyError, OSError):  # a container without a user of this number
+        return "banditctl"

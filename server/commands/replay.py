@@ -100,7 +100,7 @@ def _play(
         raise ConflictError(
             f"the server holds another experiment {spec.name!r}; use another --seed"
         ) from None
-    client.start_experiment(spec.name)
+    client.start_experiment(spec.name, override="a replay of a finished campaign")
     learned = 0
 
     def decide(asked: Sequence[tuple[str, hillstrom.Row]]) -> list[tuple[str, str | None]]:

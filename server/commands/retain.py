@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from server import retention
+from server import audit_log, retention
 from server.app import check_secret
+from server.audit_log import Change
 from server.clock import system_clock
 from server.commands import options, show
 from server.commands.options import DatabaseUrl, SecretFile
@@ -39,7 +40,7 @@ def retain(
             live.load(connection)
         decisions = entries = 0
         for entry in live.entries():
-            dropped = _retain(opened, entry, system_clock() - round(older_than * DAY))
+            dropped = _retain(opened, entry, older_than)
             made.add_row(entry.experiment.spec.name, *map(str, dropped))
             decisions += dropped[0]
             entries += dropped[1]
@@ -49,14 +50,25 @@ def retain(
     typer.echo(f"dropped: {decisions} decisions, {entries} log entries")
 
 
-def _retain(opened: Database, live: LiveExperiment, before: int) -> tuple[int, int, int]:
+def _retain(opened: Database, live: LiveExperiment, older_than: float) -> tuple[int, int, int]:
     """Move the base, then drop in small transactions, so that a server is not held up long."""
-    with opened.writer.begin() as connection:
-        cut = retention.advance(connection, live, before, system_clock())
+    now = system_clock()
+    with opened.turn.taken(), opened.writer.begin() as connection:
+        began = retention.place(connection, live.id)
+        cut = retention.advance(connection, live, now - round(older_than * DAY), now)
+        if cut.seq:
+            audit_log.record(connection, _change(live, older_than, began, cut.seq), now)
     decisions = entries = 0
     after: int | None = 0
     while after is not None:
-        with opened.writer.begin() as connection:
+        with opened.turn.taken(), opened.writer.begin() as connection:
             gone = retention.drop(connection, live.id, cut, after)
         decisions, entries, after = decisions + gone.decisions, entries + gone.entries, gone.last
     return decisions, entries, cut.seq
+
+
+def _change(live: LiveExperiment, older_than: float, began: int, begins: int) -> Change:
+    """Give what the audit log tells; it is there before the first entry goes."""
+    before, after = {"base": began}, {"base": begins, "older_than_days": older_than}
+    name = live.experiment.spec.name
+    return Change(live.tenant, options.operator(), "experiment.retain", name, before, after)

@@ -31,6 +31,10 @@ def serve(  # noqa: PLR0913  one per setting
         str | None,
         typer.Option(help="Who may call: tokens, or none for everybody (none on loopback)."),
     ] = None,
+    gate: Annotated[
+        str | None,
+        typer.Option(help="Whether a start needs a passing verdict: required or off (required)."),
+    ] = None,
     tls_certificate: Annotated[
         Path | None, typer.Option(help="The server's certificate chain, PEM; speaks TLS.")
     ] = None,
@@ -72,6 +76,7 @@ def serve(  # noqa: PLR0913  one per setting
         grace=grace,
         workers=workers,
         auth=auth,
+        gate=gate,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,

@@ -1,6 +1,5 @@
 """``banditctl tokens``: make, list and revoke the tokens that callers need."""
 
-import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -47,7 +46,7 @@ def create(  # noqa: PLR0913
             name=name,
             tenant=tenant,
             roles=role,
-            who=_who(),
+            who=options.operator(),
             now=now,
             expires_at=None if expires is None else now + round(expires * DAY),
             reason=reason,
@@ -88,7 +87,9 @@ def revoke(
 ) -> None:
     """Revoke a token for good."""
     with _writing(database) as connection:
-        was = tokens.revoke(connection, number, who=_who(), now=system_clock(), reason=reason)
+        was = tokens.revoke(
+            connection, number, who=options.operator(), now=system_clock(), reason=reason
+        )
     typer.echo(f"token {number} is revoked" + ("" if was else ", and was so before"))
 
 
@@ -99,10 +100,3 @@ def _writing(database: str) -> Iterator[Connection]:
     opened.close()
     with beside(opened.url) as connection:
         yield connection
-
-
-def _who() -> str:
-    try:
-        return f"banditctl ({getpass.getuser()})"[:128]
-    except (KeyError, OSError):  # a container without a user of this number
-        return "banditctl"

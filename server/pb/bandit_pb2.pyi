@@ -2050,6 +2050,97 @@ class Publishing(_message.Message):
 Global___Publishing: _TypeAlias = Publishing  # noqa: Y015
 
 @_typing.final
+class Gate(_message.Message):
+    """Limits that an experiment must keep in simulation before it may start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGRET_FIELD_NUMBER: _builtins.int
+    SEGMENT_REGRET_FIELD_NUMBER: _builtins.int
+    SMALLEST_SEGMENT_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_SAMPLE_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    STARVATION_FIELD_NUMBER: _builtins.int
+    LEAK_FIELD_NUMBER: _builtins.int
+    CUSTOMERS_FIELD_NUMBER: _builtins.int
+    REPLICATIONS_FIELD_NUMBER: _builtins.int
+    regret: _builtins.float
+    """Share of the baseline's reward that the policy may earn less over a run; default 0.05."""
+    segment_regret: _builtins.float
+    """The same within the worst segment; default 0.2."""
+    smallest_segment: _builtins.float
+    """Share of the customers that makes a segment; default 0.05."""
+    effective_sample: _builtins.float
+    """Least effective sample size of the log, weighted towards the policy; default 100."""
+    calibration: _builtins.float
+    """Least chance of frequencies this far from the propensities; default 0.0001."""
+    starvation: _builtins.float
+    """Least that every eligible action gets, in parts of an even share; default 0.02."""
+    leak: _builtins.float
+    """Most that one context field alone may tell of the outcome, area under the ROC curve;
+    default 0.95.
+    """
+    customers: _builtins.int
+    """Customers of a simulated run; default 10000."""
+    replications: _builtins.int
+    """Number of simulated runs; default 20."""
+    def __init__(
+        self,
+        *,
+        regret: _builtins.float | None = ...,
+        segment_regret: _builtins.float | None = ...,
+        smallest_segment: _builtins.float | None = ...,
+        effective_sample: _builtins.float | None = ...,
+        calibration: _builtins.float | None = ...,
+        starvation: _builtins.float | None = ...,
+        leak: _builtins.float | None = ...,
+        customers: _builtins.int | None = ...,
+        replications: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_calibration", b"_calibration", "_customers", b"_customers", "_effective_sample", b"_effective_sample", "_leak", b"_leak", "_regret", b"_regret", "_replications", b"_replications", "_segment_regret", b"_segment_regret", "_smallest_segment", b"_smallest_segment", "_starvation", b"_starvation", "calibration", b"calibration", "customers", b"customers", "effective_sample", b"effective_sample", "leak", b"leak", "regret", b"regret", "replications", b"replications", "segment_regret", b"segment_regret", "smallest_segment", b"smallest_segment", "starvation", b"starvation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calibration", b"_calibration", "_customers", b"_customers", "_effective_sample", b"_effective_sample", "_leak", b"_leak", "_regret", b"_regret", "_replications", b"_replications", "_segment_regret", b"_segment_regret", "_smallest_segment", b"_smallest_segment", "_starvation", b"_starvation", "calibration", b"calibration", "customers", b"customers", "effective_sample", b"effective_sample", "leak", b"leak", "regret", b"regret", "replications", b"replications", "segment_regret", b"segment_regret", "smallest_segment", b"smallest_segment", "starvation", b"starvation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__calibration: _TypeAlias = _typing.Literal["calibration"]  # noqa: Y015
+    _WhichOneofArgType__calibration: _TypeAlias = _typing.Literal["_calibration", b"_calibration"]  # noqa: Y015
+    _WhichOneofReturnType__customers: _TypeAlias = _typing.Literal["customers"]  # noqa: Y015
+    _WhichOneofArgType__customers: _TypeAlias = _typing.Literal["_customers", b"_customers"]  # noqa: Y015
+    _WhichOneofReturnType__effective_sample: _TypeAlias = _typing.Literal["effective_sample"]  # noqa: Y015
+    _WhichOneofArgType__effective_sample: _TypeAlias = _typing.Literal["_effective_sample", b"_effective_sample"]  # noqa: Y015
+    _WhichOneofReturnType__leak: _TypeAlias = _typing.Literal["leak"]  # noqa: Y015
+    _WhichOneofArgType__leak: _TypeAlias = _typing.Literal["_leak", b"_leak"]  # noqa: Y015
+    _WhichOneofReturnType__regret: _TypeAlias = _typing.Literal["regret"]  # noqa: Y015
+    _WhichOneofArgType__regret: _TypeAlias = _typing.Literal["_regret", b"_regret"]  # noqa: Y015
+    _WhichOneofReturnType__replications: _TypeAlias = _typing.Literal["replications"]  # noqa: Y015
+    _WhichOneofArgType__replications: _TypeAlias = _typing.Literal["_replications", b"_replications"]  # noqa: Y015
+    _WhichOneofReturnType__segment_regret: _TypeAlias = _typing.Literal["segment_regret"]  # noqa: Y015
+    _WhichOneofArgType__segment_regret: _TypeAlias = _typing.Literal["_segment_regret", b"_segment_regret"]  # noqa: Y015
+    _WhichOneofReturnType__smallest_segment: _TypeAlias = _typing.Literal["smallest_segment"]  # noqa: Y015
+    _WhichOneofArgType__smallest_segment: _TypeAlias = _typing.Literal["_smallest_segment", b"_smallest_segment"]  # noqa: Y015
+    _WhichOneofReturnType__starvation: _TypeAlias = _typing.Literal["starvation"]  # noqa: Y015
+    _WhichOneofArgType__starvation: _TypeAlias = _typing.Literal["_starvation", b"_starvation"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calibration) -> _WhichOneofReturnType__calibration | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__customers) -> _WhichOneofReturnType__customers | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__effective_sample) -> _WhichOneofReturnType__effective_sample | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leak) -> _WhichOneofReturnType__leak | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__regret) -> _WhichOneofReturnType__regret | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replications) -> _WhichOneofReturnType__replications | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__segment_regret) -> _WhichOneofReturnType__segment_regret | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__smallest_segment) -> _WhichOneofReturnType__smallest_segment | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__starvation) -> _WhichOneofReturnType__starvation | None: ...
+
+Global___Gate: _TypeAlias = Gate  # noqa: Y015
+
+@_typing.final
 class ExperimentSpec(_message.Message):
     """One decision point, declared in full: the same fields as a specification file."""
 
@@ -2065,6 +2156,7 @@ class ExperimentSpec(_message.Message):
     BASELINE_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
     PUBLISHING_FIELD_NUMBER: _builtins.int
+    GATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, unique per tenant; 1 to 64 characters."""
     description: _builtins.str
@@ -2101,6 +2193,10 @@ class ExperimentSpec(_message.Message):
     def publishing(self) -> Global___Publishing:
         """How often the belief is renewed."""
 
+    @_builtins.property
+    def gate(self) -> Global___Gate:
+        """Limits that it must keep in simulation before it may start."""
+
     def __init__(
         self,
         *,
@@ -2114,10 +2210,11 @@ class ExperimentSpec(_message.Message):
         baseline: Global___ActionName | None = ...,
         fallback: Global___ActionName | None = ...,
         publishing: Global___Publishing | None = ...,
+        gate: Global___Gate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "actions", b"actions", "baseline", b"baseline", "description", b"description", "fallback", b"fallback", "groups", b"groups", "outcome", b"outcome", "policy", b"policy", "publishing", b"publishing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "actions", b"actions", "baseline", b"baseline", "description", b"description", "fallback", b"fallback", "gate", b"gate", "groups", b"groups", "outcome", b"outcome", "policy", b"policy", "publishing", b"publishing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "actions", b"actions", "baseline", b"baseline", "context", b"context", "description", b"description", "fallback", b"fallback", "groups", b"groups", "name", b"name", "outcome", b"outcome", "policy", b"policy", "publishing", b"publishing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "actions", b"actions", "baseline", b"baseline", "context", b"context", "description", b"description", "fallback", b"fallback", "gate", b"gate", "groups", b"groups", "name", b"name", "outcome", b"outcome", "policy", b"policy", "publishing", b"publishing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
@@ -2370,22 +2467,28 @@ class StartExperimentRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name; required."""
     etag: _builtins.str
     """The etag last seen; another one now refuses with ABORTED. Empty: any."""
     reason: _builtins.str
     """Why, for the audit log; at most 500 characters."""
+    override: _builtins.str
+    """Why a draft starts without a passing verdict; for the audit log, at most 500 characters.
+    Empty: it needs one.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         etag: _builtins.str = ...,
         reason: _builtins.str = ...,
+        override: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "override", b"override", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2830,6 +2933,274 @@ class GetReportResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sample_ratio_p_value) -> _WhichOneofReturnType__sample_ratio_p_value | None: ...
 
 Global___GetReportResponse: _TypeAlias = GetReportResponse  # noqa: Y015
+
+@_typing.final
+class Check(_message.Message):
+    """---------------------------------------------------------------------------- the gate
+
+    One line of a verdict.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What is checked; required, 1 to 64 characters."""
+    source: _builtins.str
+    """Where it was measured: a world, the log, or the specification; at most 1000 characters."""
+    passed: _builtins.bool
+    """Whether it holds."""
+    value: _builtins.float
+    """What was measured, finite; not set where it is no number."""
+    limit: _builtins.float
+    """Its limit, finite; not set where there is none."""
+    bound: _builtins.str
+    """What the limit is: "at most", "at least", or empty without one."""
+    found: _builtins.str
+    """What was found, in words; at most 1000 characters."""
+    why: _builtins.str
+    """Why it matters; at most 1000 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        source: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        value: _builtins.float | None = ...,
+        limit: _builtins.float | None = ...,
+        bound: _builtins.str = ...,
+        found: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_value", b"_value", "limit", b"limit", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_value", b"_value", "bound", b"bound", "found", b"found", "limit", b"limit", "name", b"name", "passed", b"passed", "source", b"source", "value", b"value", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___Check: _TypeAlias = Check  # noqa: Y015
+
+@_typing.final
+class Verdict(_message.Message):
+    """What the gate found of one specification."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    SPEC_HASH_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    WORLDS_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    """Name of the experiment; required."""
+    spec_hash: _builtins.str
+    """SHA-256 of the specification's canonical text, 64 hexadecimal digits; required."""
+    passed: _builtins.bool
+    """Whether every check holds."""
+    log: _builtins.str
+    """Name and digest of the log; empty: none."""
+    seed: _builtins.int
+    """Seed of all that was drawn."""
+    engine: _builtins.str
+    """Version of the engine that was run."""
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Check]:
+        """The checks, 1 to 1000."""
+
+    @_builtins.property
+    def worlds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Name and digest of every world that was run; at most 100."""
+
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        spec_hash: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        checks: _abc.Iterable[Global___Check] | None = ...,
+        worlds: _abc.Iterable[_builtins.str] | None = ...,
+        log: _builtins.str = ...,
+        seed: _builtins.int = ...,
+        engine: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "engine", b"engine", "experiment", b"experiment", "log", b"log", "passed", b"passed", "seed", b"seed", "spec_hash", b"spec_hash", "worlds", b"worlds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class SubmitVerdictRequest(_message.Message):
+    """Stores a verdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    override: _builtins.str
+    """Why the experiment may start although a check does not hold; for the audit log, at most 500
+    characters. Empty: it may not.
+    """
+    request_id: _builtins.str
+    """Idempotency key; required, 1 to 128 characters."""
+    @_builtins.property
+    def verdict(self) -> Global___Verdict:
+        """What was found; required."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___Verdict | None = ...,
+        override: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override", b"override", "request_id", b"request_id", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitVerdictRequest: _TypeAlias = SubmitVerdictRequest  # noqa: Y015
+
+@_typing.final
+class StoredVerdict(_message.Message):
+    """A verdict as stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    AUDIT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    override: _builtins.str
+    """Why the experiment may start although a check does not hold; empty: it may not."""
+    who: _builtins.str
+    """Name of the credential that submitted it."""
+    audit_sequence: _builtins.int
+    """Place of its entry in the audit log."""
+    @_builtins.property
+    def verdict(self) -> Global___Verdict:
+        """What was found."""
+
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it was submitted."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___Verdict | None = ...,
+        override: _builtins.str = ...,
+        who: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        audit_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "audit_sequence", b"audit_sequence", "override", b"override", "verdict", b"verdict", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredVerdict: _TypeAlias = StoredVerdict  # noqa: Y015
+
+@_typing.final
+class SubmitVerdictResponse(_message.Message):
+    """Answers SubmitVerdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    matches: _builtins.bool
+    """Whether an experiment of this name is stored with that very specification."""
+    @_builtins.property
+    def verdict(self) -> Global___StoredVerdict:
+        """The verdict."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___StoredVerdict | None = ...,
+        matches: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matches", b"matches", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitVerdictResponse: _TypeAlias = SubmitVerdictResponse  # noqa: Y015
+
+@_typing.final
+class GetVerdictRequest(_message.Message):
+    """Asks for a verdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the experiment; required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVerdictRequest: _TypeAlias = GetVerdictRequest  # noqa: Y015
+
+@_typing.final
+class GetVerdictResponse(_message.Message):
+    """Answers GetVerdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    SPEC_HASH_FIELD_NUMBER: _builtins.int
+    spec_hash: _builtins.str
+    """SHA-256 of the specification's canonical text, which a verdict must carry."""
+    @_builtins.property
+    def verdict(self) -> Global___StoredVerdict:
+        """The newest verdict on the specification; not set: there is none."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___StoredVerdict | None = ...,
+        spec_hash: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["spec_hash", b"spec_hash", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVerdictResponse: _TypeAlias = GetVerdictResponse  # noqa: Y015
 
 @_typing.final
 class ListAuditEntriesRequest(_message.Message):

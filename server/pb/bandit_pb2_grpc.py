@@ -391,6 +391,16 @@ class ExperimentServiceStub:
                 request_serializer=server_dot_pb_dot_bandit__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_bandit__pb2.RollbackResponse.FromString,
                 _registered_method=True)
+        self.SubmitVerdict = channel.unary_unary(
+                '/bandit.v1.ExperimentService/SubmitVerdict',
+                request_serializer=server_dot_pb_dot_bandit__pb2.SubmitVerdictRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_bandit__pb2.SubmitVerdictResponse.FromString,
+                _registered_method=True)
+        self.GetVerdict = channel.unary_unary(
+                '/bandit.v1.ExperimentService/GetVerdict',
+                request_serializer=server_dot_pb_dot_bandit__pb2.GetVerdictRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_bandit__pb2.GetVerdictResponse.FromString,
+                _registered_method=True)
 
 
 class ExperimentServiceServicer:
@@ -419,7 +429,8 @@ class ExperimentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartExperiment(self, request, context):
-        """Starts a draft or resumes a paused experiment.
+        """Starts a draft or resumes a paused experiment. A draft needs a passing verdict on its
+        specification, or a reason to do without; else FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -456,6 +467,21 @@ class ExperimentServiceServicer:
     def Rollback(self, request, context):
         """Leaves out of the belief what should not have been learned. The log keeps all of it; an entry
         of the log says what is left out, and the belief is folded again. Idempotent on request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitVerdict(self, request, context):
+        """Stores what the gate found of a specification; of verdicts on the same specification the
+        newest counts. Idempotent on request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVerdict(self, request, context):
+        """Gives the newest verdict on an experiment's specification as it is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -508,6 +534,16 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=server_dot_pb_dot_bandit__pb2.RollbackRequest.FromString,
                     response_serializer=server_dot_pb_dot_bandit__pb2.RollbackResponse.SerializeToString,
+            ),
+            'SubmitVerdict': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitVerdict,
+                    request_deserializer=server_dot_pb_dot_bandit__pb2.SubmitVerdictRequest.FromString,
+                    response_serializer=server_dot_pb_dot_bandit__pb2.SubmitVerdictResponse.SerializeToString,
+            ),
+            'GetVerdict': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVerdict,
+                    request_deserializer=server_dot_pb_dot_bandit__pb2.GetVerdictRequest.FromString,
+                    response_serializer=server_dot_pb_dot_bandit__pb2.GetVerdictResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -754,6 +790,60 @@ class ExperimentService:
             '/bandit.v1.ExperimentService/Rollback',
             server_dot_pb_dot_bandit__pb2.RollbackRequest.SerializeToString,
             server_dot_pb_dot_bandit__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitVerdict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.ExperimentService/SubmitVerdict',
+            server_dot_pb_dot_bandit__pb2.SubmitVerdictRequest.SerializeToString,
+            server_dot_pb_dot_bandit__pb2.SubmitVerdictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVerdict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.ExperimentService/GetVerdict',
+            server_dot_pb_dot_bandit__pb2.GetVerdictRequest.SerializeToString,
+            server_dot_pb_dot_bandit__pb2.GetVerdictResponse.FromString,
             options,
             channel_credentials,
             insecure,

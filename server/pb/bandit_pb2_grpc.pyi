@@ -164,7 +164,9 @@ class ExperimentServiceStub:
     ListExperiments: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.ListExperimentsRequest, _bandit_pb2.ListExperimentsResponse]
     """Lists experiments by name."""
     StartExperiment: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.StartExperimentRequest, _bandit_pb2.StartExperimentResponse]
-    """Starts a draft or resumes a paused experiment."""
+    """Starts a draft or resumes a paused experiment. A draft needs a passing verdict on its
+    specification, or a reason to do without; else FAILED_PRECONDITION.
+    """
     PauseExperiment: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.PauseExperimentRequest, _bandit_pb2.PauseExperimentResponse]
     """Pauses a running experiment: decisions get the declared fallback, rewards are still taken."""
     ArchiveExperiment: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.ArchiveExperimentRequest, _bandit_pb2.ArchiveExperimentResponse]
@@ -177,6 +179,12 @@ class ExperimentServiceStub:
     """Leaves out of the belief what should not have been learned. The log keeps all of it; an entry
     of the log says what is left out, and the belief is folded again. Idempotent on request_id.
     """
+    SubmitVerdict: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.SubmitVerdictRequest, _bandit_pb2.SubmitVerdictResponse]
+    """Stores what the gate found of a specification; of verdicts on the same specification the
+    newest counts. Idempotent on request_id.
+    """
+    GetVerdict: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.GetVerdictRequest, _bandit_pb2.GetVerdictResponse]
+    """Gives the newest verdict on an experiment's specification as it is stored."""
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
@@ -190,7 +198,9 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     ListExperiments: _aio.UnaryUnaryMultiCallable[_bandit_pb2.ListExperimentsRequest, _bandit_pb2.ListExperimentsResponse]  # type: ignore[assignment]
     """Lists experiments by name."""
     StartExperiment: _aio.UnaryUnaryMultiCallable[_bandit_pb2.StartExperimentRequest, _bandit_pb2.StartExperimentResponse]  # type: ignore[assignment]
-    """Starts a draft or resumes a paused experiment."""
+    """Starts a draft or resumes a paused experiment. A draft needs a passing verdict on its
+    specification, or a reason to do without; else FAILED_PRECONDITION.
+    """
     PauseExperiment: _aio.UnaryUnaryMultiCallable[_bandit_pb2.PauseExperimentRequest, _bandit_pb2.PauseExperimentResponse]  # type: ignore[assignment]
     """Pauses a running experiment: decisions get the declared fallback, rewards are still taken."""
     ArchiveExperiment: _aio.UnaryUnaryMultiCallable[_bandit_pb2.ArchiveExperimentRequest, _bandit_pb2.ArchiveExperimentResponse]  # type: ignore[assignment]
@@ -203,6 +213,12 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """Leaves out of the belief what should not have been learned. The log keeps all of it; an entry
     of the log says what is left out, and the belief is folded again. Idempotent on request_id.
     """
+    SubmitVerdict: _aio.UnaryUnaryMultiCallable[_bandit_pb2.SubmitVerdictRequest, _bandit_pb2.SubmitVerdictResponse]  # type: ignore[assignment]
+    """Stores what the gate found of a specification; of verdicts on the same specification the
+    newest counts. Idempotent on request_id.
+    """
+    GetVerdict: _aio.UnaryUnaryMultiCallable[_bandit_pb2.GetVerdictRequest, _bandit_pb2.GetVerdictResponse]  # type: ignore[assignment]
+    """Gives the newest verdict on an experiment's specification as it is stored."""
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Defines experiments, starts and stops them, and reads their results."""
@@ -237,7 +253,9 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _bandit_pb2.StartExperimentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_bandit_pb2.StartExperimentResponse, _abc.Awaitable[_bandit_pb2.StartExperimentResponse]]:
-        """Starts a draft or resumes a paused experiment."""
+        """Starts a draft or resumes a paused experiment. A draft needs a passing verdict on its
+        specification, or a reason to do without; else FAILED_PRECONDITION.
+        """
 
     @_abc_1.abstractmethod
     def PauseExperiment(
@@ -280,5 +298,23 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Leaves out of the belief what should not have been learned. The log keeps all of it; an entry
         of the log says what is left out, and the belief is folded again. Idempotent on request_id.
         """
+
+    @_abc_1.abstractmethod
+    def SubmitVerdict(
+        self,
+        request: _bandit_pb2.SubmitVerdictRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bandit_pb2.SubmitVerdictResponse, _abc.Awaitable[_bandit_pb2.SubmitVerdictResponse]]:
+        """Stores what the gate found of a specification; of verdicts on the same specification the
+        newest counts. Idempotent on request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def GetVerdict(
+        self,
+        request: _bandit_pb2.GetVerdictRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bandit_pb2.GetVerdictResponse, _abc.Awaitable[_bandit_pb2.GetVerdictResponse]]:
+        """Gives the newest verdict on an experiment's specification as it is stored."""
 
 def add_ExperimentServiceServicer_to_server(servicer: ExperimentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -67,7 +67,7 @@ class Terms(NamedTuple):
         return Terms(self.numerators[start:stop], self.denominators[start:stop], offsets)
 
     @property
-    def is_mean(self) -> bool:
+    def ismean_of(self) -> bool:
         """Whether the value is a plain mean of the numerators."""
         return self.offsets is None and bool((self.denominators == 1.0).all())
 
@@ -223,8 +223,9 @@ def shrink(weights: Floats, strength: float) -> Floats:
 # --- estimators -------------------------------------------------------------------------
 
 
-def _mean(numerators: Floats) -> Terms:
-    return Terms(numerators, np.ones(len(numerators)))
+def mean_of(numerators: Floats) -> Terms:
+    """Give the terms of a plain mean; the denominators take no memory."""
+    return Terms(numerators, np.broadcast_to(np.ones(1), numerators.shape))
 
 
 def _model(weighed: Weighed) -> tuple[Floats, Floats]:
@@ -235,12 +236,12 @@ def _model(weighed: Weighed) -> tuple[Floats, Floats]:
 
 def ips(weighed: Weighed, _: float) -> Terms:
     """Inverse propensity scoring (Horvitz & Thompson 1952)."""
-    return _mean(weighed.weights * weighed.rewards)
+    return mean_of(weighed.weights * weighed.rewards)
 
 
 def clipped_ips(weighed: Weighed, largest: float) -> Terms:
     """IPS with weights clipped from above (Ionides 2008; Bottou et al. 2013)."""
-    return _mean(clip(weighed.weights, largest) * weighed.rewards)
+    return mean_of(clip(weighed.weights, largest) * weighed.rewards)
 
 
 def snips(weighed: Weighed, _: float) -> Terms:
@@ -250,19 +251,19 @@ def snips(weighed: Weighed, _: float) -> Terms:
 
 def dm(weighed: Weighed, _: float) -> Terms:
     """Direct method: what the model expects of the policy."""
-    return _mean(_model(weighed)[1])
+    return mean_of(_model(weighed)[1])
 
 
 def dr(weighed: Weighed, _: float) -> Terms:
     """Doubly robust (Dudik, Langford & Li 2011)."""
     residuals, direct = _model(weighed)
-    return _mean(direct + weighed.weights * residuals)
+    return mean_of(direct + weighed.weights * residuals)
 
 
 def clipped_dr(weighed: Weighed, largest: float) -> Terms:
     """Doubly robust with weights clipped from above (Su et al. 2020, pessimistic shrinkage)."""
     residuals, direct = _model(weighed)
-    return _mean(direct + clip(weighed.weights, largest) * residuals)
+    return mean_of(direct + clip(weighed.weights, largest) * residuals)
 
 
 def sndr(weighed: Weighed, _: float) -> Terms:
@@ -274,13 +275,13 @@ def sndr(weighed: Weighed, _: float) -> Terms:
 def switch_dr(weighed: Weighed, threshold: float) -> Terms:
     """Doubly robust up to a weight, the model alone above (Wang, Agarwal & Dudik 2017)."""
     residuals, direct = _model(weighed)
-    return _mean(direct + switch(weighed.weights, threshold) * residuals)
+    return mean_of(direct + switch(weighed.weights, threshold) * residuals)
 
 
 def dros(weighed: Weighed, strength: float) -> Terms:
     """Doubly robust with optimistic shrinkage (Su, Dimakopoulou, Krishnamurthy & Dudik 2020)."""
     residuals, direct = _model(weighed)
-    return _mean(direct + shrink(weighed.weights, strength) * residuals)
+    return mean_of(direct + shrink(weighed.weights, strength) * residuals)
 
 
 def balanced(weighed: Weighed, _: float) -> Terms:
@@ -297,7 +298,7 @@ def balanced(weighed: Weighed, _: float) -> Terms:
             field="balancing",
         )
     numerators = weighed.balanced * weighed.rewards
-    return Terms(numerators, weighed.balanced) if weighed.is_normalised else _mean(numerators)
+    return Terms(numerators, weighed.balanced) if weighed.is_normalised else mean_of(numerators)
 
 
 ESTIMATORS: Mapping[str, Estimator] = {

@@ -21,8 +21,8 @@ from sims.ope.diagnostics import (
     weight_doubts,
 )
 from sims.ope.estimate import Estimate
-from sims.ope.estimators import ESTIMATORS, Terms, Weighed, terms_of
-from sims.ope.intervals import Moments, student
+from sims.ope.estimators import ESTIMATORS, Terms, Weighed, mean_of, terms_of
+from sims.ope.intervals import Interval, Moments, student
 from sims.ope.plan import Plan
 from sims.ope.reading import STEP, Batches, Columns, fit, reduce
 from sims.ope.targets import Target
@@ -69,6 +69,7 @@ class Evaluation:
                 "setting": one.setting,
                 "effective_rows": one.effective_rows,
                 "withheld": one.withheld,
+                "caution": one.caution,
             }
             for interval in one.intervals or (None,):
                 ends = (None,) * 4 if interval is None else tuple(interval)
@@ -93,6 +94,7 @@ _SCHEMA = pa.schema(
         ("setting", pa.float64()),
         ("effective_rows", pa.float64()),
         ("withheld", pa.string()),
+        ("caution", pa.string()),
         ("low", pa.float64()),
         ("high", pa.float64()),
         ("interval", pa.string()),
@@ -138,7 +140,7 @@ def evaluate(
     >>> log = Log(actions=sent, rewards=clicks, propensities=np.full(4_000, 0.5), size=2)
     >>> found = evaluate(log, fixed(1), estimators=["snips"])
     >>> f"{found['snips'].value:.2f}, {found.diagnostics.effective_rows:.0f} rows"
-    '0.29, 1988 rows'
+    '0.30, 2006 rows'
     """
     how = _plan(plan, named)
     fits = fit(log, target, how)
@@ -166,17 +168,36 @@ def _plan(plan: Plan | None, named: Mapping[str, Any]) -> Plan:
 
 
 def _logged(weighed: Weighed) -> Terms:
-    return Terms(weighed.rewards, np.ones(len(weighed)))
+    return mean_of(weighed.rewards)
+
+
+_TRACE = 0.01
+"""An estimate whose weights sum to less than this share of the plain ones is the model's own."""
 
 
 class _Asked(NamedTuple):
-    """One estimate to make: its terms, its setting, and why it is withheld."""
+    """One estimate to make.
+
+    Attributes
+    ----------
+    name, terms, setting
+    weights
+        Those that it uses; None: it rests on the model alone.
+    withheld
+        Why it is.
+    plain
+        Terms of the same rows without bias; None: its own have none.
+    caution
+        Why its bias can not be told from the log.
+    """
 
     name: str
     terms: Terms
     setting: float | None
     weights: Floats | None
     withheld: str | None
+    plain: Terms | None = None
+    caution: str | None = None
 
 
 def _estimates(columns: Columns, found: Diagnostics, how: Plan) -> dict[str, Estimate]:
@@ -203,7 +224,11 @@ def _estimates(columns: Columns, found: Diagnostics, how: Plan) -> dict[str, Est
                 )
             label = f"{name}:{model}" if estimator.needs_model and len(by) > 1 else name
             terms = terms_of(name, weighed, np.inf if setting is None else setting)
-            asked.append(_Asked(label, terms, setting, weights, why))
+            plain = _without_bias(name, weighed, terms)
+            caution = None
+            if plain is not None and (doubt := of_weights or spread_doubts(some.weights, limits)):
+                caution = f"how biased it is can not be told: {doubt}"
+            asked.append(_Asked(label, terms, setting, weights, why, plain, caution))
     return _with_intervals(asked, columns.customers, how)
 
 
@@ -225,13 +250,41 @@ def _weights(name: str, weighed: Weighed, setting: float | None) -> Floats | Non
     if name == "balanced":
         return weighed.balanced
     used = ESTIMATORS[name].shrink(weighed.weights, np.inf if setting is None else setting)
-    is_model_alone = ESTIMATORS[name].needs_model and not used.any()
-    return None if is_model_alone and weighed.weights.any() else used
+    whole = float(weighed.weights.sum())
+    is_model_alone = ESTIMATORS[name].needs_model and float(used.sum()) <= _TRACE * whole
+    return None if is_model_alone and whole > 0.0 else used
+
+
+def _without_bias(name: str, weighed: Weighed, terms: Terms) -> Terms | None:
+    """Give the estimator without what biases it; None if nothing does."""
+    if name == "dm":
+        return terms_of("dr", weighed)
+    if not ESTIMATORS[name].setting:
+        return None
+    plain = terms_of(name, weighed)
+    return None if np.array_equal(plain.numerators, terms.numerators) else plain
+
+
+def _with_bias(one: _Asked, customers: Ints | None, level: float) -> list[Interval]:
+    """Give an interval that holds although the estimate is biased.
+
+    Notes
+    -----
+    The value less that of the plain estimator is an unbiased estimate of the bias. Its interval
+    and that of the value share the error, half each.
+    """
+    if one.plain is None or one.caution is not None:
+        return []
+    rows = one.plain.numerators - one.terms.numerators
+    own, bias = Moments.of(one.terms, customers), Moments.of(mean_of(rows), customers)
+    tail = 0.5 + level / 2
+    half = student(own, tail).width / 2 + abs(bias.value) + student(bias, tail).width / 2
+    return [Interval(own.value - half, own.value + half, "student and bias", level)]
 
 
 def _with_intervals(asked: list[_Asked], customers: Ints | None, how: Plan) -> dict[str, Estimate]:
     """Put intervals around what is not withheld."""
-    shown = {one.name: one.terms for one in asked if one.withheld is None}
+    shown = {one.name: one.terms for one in asked if one.withheld is None and one.plain is None}
     draws = _bootstrap(shown, customers, how)
     estimates = {}
     for one in asked:
@@ -241,9 +294,11 @@ def _with_intervals(asked: list[_Asked], customers: Ints | None, how: Plan) -> d
         if why is None:
             try:
                 moments = Moments.of(one.terms, customers)
-                intervals = [student(moments, how.level)]
-                if draws is not None:
-                    intervals.append(draws.interval(one.name, how.level))
+                intervals = _with_bias(one, customers, how.level)
+                if one.plain is None:
+                    intervals = [student(moments, how.level)]
+                    if draws is not None:
+                        intervals.append(draws.interval(one.name, how.level))
                 estimate = Estimate(
                     name=one.name,
                     value=one.terms.value,
@@ -251,6 +306,7 @@ def _with_intervals(asked: list[_Asked], customers: Ints | None, how: Plan) -> d
                     standard_error=moments.error,
                     setting=one.setting,
                     effective_rows=effective,
+                    caution=one.caution,
                 )
             except InvalidInputError as error:
                 why = error.message

@@ -279,6 +279,7 @@ def trees(width: int, codes: Ints, seed: int, *, is_classifier: bool) -> Any:  #
     return kind(
         random_state=seed % 2**32,
         early_stopping=False,
+        max_leaf_nodes=15,  # few rows of most actions: large trees fit their noise
         categorical_features=list(range(width, width + codes.shape[1])),
     )
 

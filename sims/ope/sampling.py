@@ -104,10 +104,11 @@ class Sample:
         InvalidInputError
             If there are none.
         """
-        self._shrink()
         parts = [part for part in self._parts if len(part[0])]
         if not parts:
             raise InvalidInputError("has no rows", field="log")
+        self._shrink()
+        parts = [part for part in self._parts if len(part[0])]
         numbers = np.concatenate([part[0] for part in parts])
         return numbers, joined([part[2] for part in parts])
 

@@ -17,7 +17,7 @@ from bandit.actions import ActionSpace, Level
 from bandit.errors import InvalidInputError
 from bandit.features import FeatureMap, Term
 from bandit.kernels.compiling import Floats, Ints
-from bandit.online import begin
+from bandit.online import OnlineArms, begin
 from bandit.posterior import GaussianPosterior, Noise
 from sims.published.result import Result, beaten, reproduced
 
@@ -59,7 +59,8 @@ class Arms:
     def __init__(self, arms: int, width: int, seed: int, prior_sd: float, noise: Noise) -> None:
         posterior = GaussianPosterior(features(1, width, prior_sd), noise)
         streams = [rng.snapshot_stream(b"published", f"arm-{i}", seed) for i in range(arms)]
-        self._beliefs = [begin(posterior, exploration=1.0, stream=one) for one in streams]
+        beliefs = [begin(posterior, exploration=1.0, stream=one) for one in streams]
+        self._beliefs = [one for one in beliefs if isinstance(one, OnlineArms)]
         self._counts = np.zeros(arms)
         self._shape = noise.shape
         self._random = np.random.default_rng((seed, arms))

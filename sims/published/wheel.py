@@ -43,7 +43,7 @@ class Waves:
         self._row = self._encoder.encode(x[None, :2])[0]
         return self._belief.draw(self._row, None, number)
 
-    def learn(self, x: Floats, arm: int, reward: float) -> None:
+    def learn(self, _: Floats, arm: int, reward: float) -> None:
         """Learn one reward of the context that was chosen for last."""
         self._belief.learn(self._row, arm, reward)
 
@@ -77,9 +77,7 @@ def play(player: Engine | Arms | Waves, delta: float, n: int, seed: int) -> floa
 def linear(delta: float, runs: int) -> list[Result]:
     """Run LinFullPost."""
     noise, published = Noise(shape=6.0, scale=6.0), LINEAR[delta]
-    regrets = [
-        play(Arms(5, 3, seed, 2.0, noise), delta, 2_000, seed) for seed in range(runs)
-    ]
+    regrets = [play(Arms(5, 3, seed, 2.0, noise), delta, 2_000, seed) for seed in range(runs)]
     what = f"wheel, delta {delta}, 2,000 contexts, LinFullPost, % of uniform's regret"
     source = "published protocol, plain numpy"
     return [reproduced(what, source, published, regrets, within=0.1 * published)]

@@ -128,15 +128,20 @@ def test_the_posterior_is_dense_regression(features: FeatureMap, seed: int, n: i
     np.testing.assert_allclose([shape, scale], [2.0 + n / 2, 3.0 + residual / 2], rtol=1e-9)
 
 
-@given(features=models(), seed=SEEDS, data=st.data())
+@given(
+    features=models(),
+    seed=SEEDS,
+    draws=st.sampled_from([16, 33, scoring.TILE, scoring.TILE + 1, 2 * scoring.TILE + 43]),
+    data=st.data(),
+)
 @settings(max_examples=50)
 def test_decisions_are_shares_of_wins_under_any_mask(
-    features: FeatureMap, seed: int, data: st.DataObject
+    features: FeatureMap, seed: int, draws: int, data: st.DataObject
 ):
     posterior, k = GaussianPosterior(features, Noise()), features.space.size
     posterior.fold(some(features, n=20, seed=seed), seq=20)
     stream = rng.snapshot_stream(SECRET, "e", 20)
-    belief = publish(posterior, version=1, exploration=1.0, draws=33, stream=stream).belief
+    belief = publish(posterior, version=1, exploration=1.0, draws=draws, stream=stream).belief
     assert isinstance(belief, SampleBank)
     eligible = np.array(data.draw(st.lists(st.booleans(), min_size=k, max_size=k).filter(any)))
     questions = asked(some(features, n=3, seed=seed + 1).x, eligible)
@@ -148,13 +153,15 @@ def test_decisions_are_shares_of_wins_under_any_mask(
         best = scores.max(axis=0)
         close = scores >= best - 1e-9 * (1.0 + np.abs(best))
         # Where attributes make two actions nearly equal, rounding may pick either.
-        certain = np.bincount(np.argmax(scores, axis=0)[close.sum(axis=0) == 1], minlength=k) / 33
-        possible = close.sum(axis=1) / 33
+        certain = (
+            np.bincount(np.argmax(scores, axis=0)[close.sum(axis=0) == 1], minlength=k) / draws
+        )
+        possible = close.sum(axis=1) / draws
         assert (p[t] >= certain - 1e-9).all()
         assert (p[t] <= possible + 1e-9).all()
         assert p[t].sum() == pytest.approx(1.0)
         assert eligible[actions[t]]
-        member = min(int(streams.uniform(questions.streams[t], 0) * 33), 32)
+        member = min(int(streams.uniform(questions.streams[t], 0) * draws), draws - 1)
         assert close[drawn[t], member]
 
 

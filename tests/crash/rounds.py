@@ -48,7 +48,7 @@ def begin(address: str) -> None:
     """Create the experiment that the crowd asks, and start it."""
     with BanditClient(address, timeout=60) as client:
         client.create_experiment(SPEC, request_id="create")
-        client.start_experiment(SPEC.name)
+        client.start_experiment(SPEC.name, override="a test of crashes")
 
 
 def read(journals: Sequence[Journal]) -> list[Lines]:

@@ -118,7 +118,7 @@ def test_stopped_at_once_under_load(mortal: PostgresServer, tmp_path: Path):
     try:
         with BanditClient(running.address, timeout=20) as client:
             client.create_experiment(SPEC, request_id="create")
-            client.start_experiment(SPEC.name)
+            client.start_experiment(SPEC.name, override="a test of crashes")
         crowd = Crowd(running.address, journals, patience=60)
         try:
             for _ in range(2):

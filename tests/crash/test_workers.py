@@ -13,9 +13,12 @@ import grpc
 import psutil
 import pytest
 from google.protobuf.json_format import ParseDict
+from sqlalchemy import text
 
+from server import catalogue
 from server.app import Server
 from server.audit import audit
+from server.catalogue import State
 from server.database import Database
 from server.live import Live
 from server.pb import bandit_pb2 as pb
@@ -48,7 +51,9 @@ class Connection:
         self.experiments.CreateExperiment(
             pb.CreateExperimentRequest(spec=spec, request_id=f"create-{name}"), timeout=30
         )
-        self.experiments.StartExperiment(pb.StartExperimentRequest(name=name), timeout=30)
+        self.experiments.StartExperiment(
+            pb.StartExperimentRequest(name=name, override="a test"), timeout=30
+        )
 
     def decide(self, name: str, request: str) -> pb.Decision:
         asked = decide_request(name, request)
@@ -151,6 +156,54 @@ def test_one_request_on_two_servers_at_once_is_one_decision(settings: Settings):
             asked = [pool.submit(connections[j % 2].decide, "welcome", f"r{i}") for j in range(4)]
             assert len({answer.result().decision_id for answer in asked}) == 1
     assert problems(settings) == []
+
+
+def test_a_stop_without_its_database_ends_well(tmp_path: Path):
+    mortal, secret = PostgresServer(), tmp_path / "secret"
+    secret.write_text("s" * 64)
+    try:
+        told = Settings(database=mortal.fresh(), secret_file=secret, port=0, lease=1.0, grace=5.0)
+        server = Server(told)
+        server.start()
+        Connection(server.port).create("welcome")
+        eventually(lambda: server.leases.epoch(1) is not None)
+        mortal.halt()
+        server.stop()
+        assert not server.writer._thread.is_alive()
+    finally:
+        mortal.stop()
+
+
+def test_a_database_that_says_nothing_is_given_up(settings: Settings):
+    """Only the settings are looked at: to lose a machine takes one."""
+    database = Database(f"{settings.database}&connect_timeout=3")
+    for engine in (database.writer, database.reader):
+        with engine.connect() as connection:
+            found = connection.connection.dbapi_connection.info.get_parameters()
+            assert found["tcp_user_timeout"] == "30000"
+            assert found["keepalives_idle"] == "10"
+            assert found["connect_timeout"] == "3"
+    database.close()
+
+
+def test_changes_on_two_servers_follow_each_other(settings: Settings):
+    """What another server archives at the same moment is not brought back."""
+    with two(settings) as servers:
+        a, b = (Connection(server.port) for server in servers)
+        a.create("welcome")
+        [one] = [live.id for live in servers[0].live.entries()]
+        b.decide("welcome", "known there")
+        with servers[0].database.writer.begin() as connection:
+            catalogue.set_state(connection, one, State.ARCHIVED)
+            paused = b.experiments.PauseExperiment.future(pb.PauseExperimentRequest(name="welcome"))
+            waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+
+            def waits() -> bool:
+                with servers[1].database.reader.connect() as looking:
+                    return bool(looking.execute(waiting).scalar_one())
+
+            eventually(waits)
+        assert refusal(paused.result).code is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def test_an_experiment_is_learned_by_one_server_and_taken_over_by_the_other(settings: Settings):

@@ -134,7 +134,9 @@ class Target:
             create = pb.CreateExperimentRequest(spec=spec, request_id=f"create {name}")
             self._experiments.CreateExperiment(create)
             if name != "draft":
-                self._experiments.StartExperiment(pb.StartExperimentRequest(name=name))
+                self._experiments.StartExperiment(
+                    pb.StartExperimentRequest(name=name, override="a test")
+                )
         self._experiments.ArchiveExperiment(pb.ArchiveExperimentRequest(name="ended"))
         self._experiments.PauseExperiment(pb.PauseExperimentRequest(name="paused"))
         ids = []

@@ -13,6 +13,7 @@ from tests.postgres import PostgresServer
 from tests.server.harness import Clock, Peer, Store
 
 ON_BOTH = {
+    "test_gate",
     "test_learner",
     "test_lifecycle",
     "test_model",

@@ -117,6 +117,7 @@ class Peer:
     def __init__(self, folder: Path, *, clock: Clock | None = None, **settings: object) -> None:
         self.clock = clock
         settings.setdefault("database", f"sqlite:///{folder / 'bandit.db'}")
+        settings.setdefault("gate", "off")  # test_gate.py has it on
         if not settings["database"].startswith("sqlite"):
             secret = settings["secret_file"] = folder / "bandit.db.secret"
             if not secret.exists():

@@ -266,7 +266,9 @@ def build(bearer: Bearer, name: str) -> str:
 LISTS = "ExperimentService/ListExperiments"
 AUDITS = "ExperimentService/ListAuditEntries"
 CREATES = "ExperimentService/CreateExperiment"
-OF_EXPERIMENT = sorted(set(METHODS) - {LISTS, AUDITS, CREATES})
+SUBMITS = "ExperimentService/SubmitVerdict"
+"""Of a specification, which need not be stored."""
+OF_EXPERIMENT = sorted(set(METHODS) - {LISTS, AUDITS, CREATES, SUBMITS})
 
 
 class Two:

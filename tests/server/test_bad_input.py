@@ -113,6 +113,17 @@ def target(peer: Peer) -> Target:
             reason="a test",
             request_id="fresh",
         ),
+        "ExperimentService/SubmitVerdict": pb.SubmitVerdictRequest(
+            verdict=pb.Verdict(
+                experiment="target",
+                spec_hash="0" * 64,
+                checks=[pb.Check(name="regret", source="a world", value=0.1, limit=0.05)],
+                worlds=["a world"],
+            ),
+            override="a test",
+            request_id="fresh",
+        ),
+        "ExperimentService/GetVerdict": pb.GetVerdictRequest(name="target"),
     }
     assert set(valid) == set(REQUESTS)
     return Target(peer, one, valid)
@@ -303,8 +314,38 @@ SPECS = [
     ("publishing.seconds", NAN, "publishing.seconds"),
     ("publishing.max_age", 0.5, "publishing.max_age"),
     ("publishing.max_age", NAN, "publishing.max_age"),
+    ("gate.regret", -1, "gate.regret"),
+    ("gate.leak", NAN, "gate.leak"),
+    ("gate.customers", 1, "gate.customers"),
+    ("gate.replications", 4_000_000_000, "gate.replications"),
 ]
-NAMED = ["GetExperiment", "StartExperiment", "PauseExperiment", "ArchiveExperiment", "GetReport"]
+VERDICTS = [
+    ("request_id", "", "request_id"),
+    ("override", "x" * 501, "override"),
+    ("override", "a\0b", "override"),
+    ("verdict.experiment", "", "verdict.experiment"),
+    ("verdict.experiment", LONG, "verdict.experiment"),
+    ("verdict.spec_hash", "", "verdict.spec_hash"),
+    ("verdict.spec_hash", "F" * 64, "verdict.spec_hash"),
+    ("verdict.passed", True, "verdict.passed"),
+    ("verdict.checks", [], "verdict.checks"),
+    ("verdict.checks", [{"name": "x"}] * 1_001, "verdict.checks"),
+    ("verdict.checks.0.name", "", "verdict.checks[0].name"),
+    ("verdict.checks.0.name", LONG, "verdict.checks[0].name"),
+    ("verdict.checks.0.value", NAN, "verdict.checks[0].value"),
+    ("verdict.checks.0.limit", INF, "verdict.checks[0].limit"),
+    ("verdict.checks.0.bound", "about", "verdict.checks[0].bound"),
+    ("verdict.checks.0.found", "a\0b", "verdict.checks[0].found"),
+    ("verdict.checks.0.why", WIDE, "verdict.checks[0].why"),
+    ("verdict.worlds", ["x"] * 101, "verdict.worlds"),
+    ("verdict.worlds", [LONG], "verdict.worlds[0]"),
+    ("verdict.log", LONG, "verdict.log"),
+    ("verdict.seed", -1, "verdict.seed"),
+]
+NAMED = [
+    *("GetExperiment", "StartExperiment", "PauseExperiment", "ArchiveExperiment", "GetReport"),
+    "GetVerdict",
+]
 TABLE = [
     *(("DecisionService/Decide", *row) for row in DECIDE),
     *(
@@ -330,6 +371,7 @@ TABLE = [
         ("ExperimentService/CreateExperiment", f"spec.{path}", value, f"spec.{field}")
         for path, value, field in SPECS
     ),
+    *(("ExperimentService/SubmitVerdict", *row) for row in VERDICTS),
     (
         "ExperimentService/CreateExperiment",
         "spec.actions",
@@ -457,6 +499,7 @@ def test_no_specification_is_too_large_to_be_read_back(tmp_path: Path):
 # --- every RPC ------------------------------------------------------------------------------
 
 EMPTY_FIELD = {
+    "ExperimentService/SubmitVerdict": "request_id",
     "DecisionService/BatchDecide": "requests",
     "DecisionService/BatchRecordRewards": "events",
     "ExperimentService/CreateExperiment": "request_id",

@@ -415,7 +415,7 @@ def test_a_kill_in_the_middle_decides_nobody_twice(tmp_path: Path) -> None:
     with LocalServer(tmp_path / "killed") as server:
         with BanditClient(server.address) as client:
             client.create_experiment(read_spec(spec))
-            client.start_experiment("welcome")
+            client.start_experiment("welcome", override="a test")
         command = banditctl(
             "decide-file", source, out, "--experiment", "welcome", "--id-column", "key",
             "--campaign", "spring", "--chunk", str(chunk), "--address", server.address,

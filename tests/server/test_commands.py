@@ -165,13 +165,29 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
     try:
         together(
-            create=("experiments", "create", "welcome.toml", "--start", *here),
+            create=(
+                "experiments",
+                "create",
+                "welcome.toml",
+                "--start",
+                "--override",
+                "a test",
+                *here,
+            ),
             second=("serve", "--port", "0"),
         )
         here_in_turn(
             create_json=("experiments", "create", "other.json", *here),
-            create_yaml=("experiments", "create", "third.yaml", "--start", *here),
-            start=("experiments", "start", "other", *here),
+            create_yaml=(
+                "experiments",
+                "create",
+                "third.yaml",
+                "--start",
+                "--override",
+                "a test",
+                *here,
+            ),
+            start=("experiments", "start", "other", "--override", "a test", *here),
             pause=("experiments", "pause", "third", *here),
             archive=("experiments", "archive", "third", *here),
         )

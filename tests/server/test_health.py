@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -103,6 +104,29 @@ def test_a_deleted_write_ahead_log_is_noticed(sick: Peer, tmp_path: Path):
     (tmp_path / "bandit.db-wal").unlink()
     assert refusal(sick.decide, name, "r1").code is grpc.StatusCode.UNAVAILABLE
     assert "write-ahead log" in becomes(sick, ready=False, alive=True)
+
+
+def test_a_write_ahead_log_made_anew_is_noticed(sick: Peer, tmp_path: Path):
+    """Whoever opens the database next makes an empty one, and the server's own is lost."""
+    name = sick.create("another log")
+    log = tmp_path / "bandit.db-wal"
+    log.unlink()
+    other = sqlite3.connect(tmp_path / "bandit.db")
+    with suppress(sqlite3.OperationalError):
+        other.execute("SELECT count(*) FROM decisions")
+    assert log.exists()
+    assert refusal(sick.decide, name, "r1").code is grpc.StatusCode.UNAVAILABLE
+    assert "write-ahead log" in becomes(sick, ready=False, alive=True)
+    other.close()
+
+
+def test_where_the_lock_was_deleted_only_one_server_goes_on(sick: Peer, tmp_path: Path):
+    name = sick.create("two servers")
+    (tmp_path / "bandit.db.lock").unlink()
+    with Peer(tmp_path) as second:
+        assert refusal(sick.decide, name, "r1").code is grpc.StatusCode.UNAVAILABLE
+        assert "others may write beside it" in becomes(sick, ready=False, alive=True)
+        assert second.decide(name, "r1").sequence == 1
 
 
 def test_writes_that_fail_and_work_again(sick: Peer, monkeypatch: pytest.MonkeyPatch):

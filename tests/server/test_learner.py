@@ -185,6 +185,34 @@ def test_a_snapshot_is_published_after_its_time(still: Peer):
     assert still.experiment(name).snapshot == after  # nothing new, nothing published
 
 
+def test_a_clock_that_is_set_back_holds_up_nothing(still: Peer):
+    """What was stamped in the future is settled then; what comes now, when it is due."""
+    still.clock.advance(86_400)
+    name = still.create(
+        "set back",
+        publishing={"outcomes": 1_000, "seconds": 60},
+        outcome={"window": 10, "rewards": [{"name": "click"}, {"name": "buy", "terminal": True}]},
+    )
+    ahead = still.decide(name, "ahead")
+    sold = still.decide(name, "sold")
+    still.reward(name, "sold", sold.decision_id, name="buy")
+    still.learn(name, flush=False)
+    still.clock.advance(-86_400)
+    decided = [still.decide(name, f"r{i}") for i in range(5)]
+    still.learn(name, flush=False)
+    still.clock.advance(11)
+    still.learn(name, flush=False)
+    assert all(still.get(name, one.decision_id).HasField("outcome") for one in decided)
+    assert not still.get(name, still.decide(name, "open").decision_id).HasField("outcome")
+    still.clock.advance(61)
+    still.learn(name, flush=False)
+    assert still.experiment(name).snapshot.version == 1
+    still.clock.advance(86_400)
+    still.learn(name)
+    assert still.get(name, ahead.decision_id).HasField("outcome")
+    assert check(still, name).problems == []
+
+
 def test_decisions_name_the_snapshot_that_decided(still: Peer):
     name = still.create("named", groups={})
     before = play(still, name, 0, 10)

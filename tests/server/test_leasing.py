@@ -1,18 +1,22 @@
 """One of several learners holds an experiment; one that lost it can write nothing."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from bandit.errors import ConflictError
 from server import catalogue
 from server.database import Database
+from server.follower import Follower
 from server.leasing import TERM, Leases, check, free, renew, take
 from server.live import Live
 from server.writer import Writer
-from tests.server.harness import Clock
+from tests.server.harness import Clock, Peer, decide_request, refusal, reward_request
 
 
 class Shared:
@@ -121,6 +125,54 @@ def test_a_holder_that_was_late_learns_at_its_next_look_that_it_lost(shared: Sha
     old.look({})
     assert old.epoch(one) is None
     assert new.epoch(one) is not None
+
+
+def test_a_clock_that_is_set_back_does_not_keep_a_lease_from_the_next(shared: Shared):
+    [one, _] = shared.ids
+    old, new = shared.leases("old"), shared.leases("new")
+    shared.clock.advance(86_400)
+    old.look({})
+    shared.clock.advance(-86_400)
+    old.look({})
+    shared.clock.advance(TERM / 1e6 + 1)
+    new.look({})
+    assert new.epoch(one) == old.epoch(one) + 1
+
+
+def test_an_experiment_that_can_not_be_read_does_not_hold_up_the_others(tmp_path: Path):
+    with Peer(tmp_path) as peer:
+        for name in ("bad", "good"):
+            peer.create(name)
+        live = Live(b"s" * 32)
+        follower = Follower(live, peer.server.database.reader)
+        with peer.server.database.writer.begin() as connection:
+            connection.execute(text("UPDATE experiments SET spec = '{}' WHERE name = 'bad'"))
+        follower.look()
+        assert [entry.experiment.spec.name for entry in live.entries()] == ["good"]
+
+
+def test_who_asks_the_database_does_not_hold_up_other_calls(tmp_path: Path):
+    """An unknown experiment may have been created elsewhere; to look takes a thread."""
+    held, asked = threading.Event(), threading.Event()
+
+    def look_up(*_: str) -> None:
+        asked.set()
+        assert held.wait(20)
+
+    with Peer(tmp_path) as peer:
+        name = peer.create("known")
+        decision = peer.decide(name, "r0")
+        peer.server.live.look_up = look_up
+        calls = [
+            peer.decisions.Decide.future(decide_request("unknown", "r1")),
+            peer.decisions.RecordReward.future(
+                reward_request("unknown", "e1", decision.decision_id)
+            ),
+        ]
+        assert asked.wait(10)
+        assert peer.decide(name, "r2").sequence == 2
+        held.set()
+        assert {refusal(call.result).code for call in calls} == {grpc.StatusCode.NOT_FOUND}
 
 
 def test_an_unknown_experiment_is_looked_up_once_asked_for():

@@ -1,6 +1,7 @@
 """Exposures, corrections and omissions: kept, in order, and a function of what came before."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -486,6 +487,26 @@ def test_a_time_is_left_out_with_what_builds_on_it(still: Peer):
     assert check(still, name).problems == []
 
 
+def test_a_rollback_is_folded_in_stretches(still: Peer, monkeypatch: pytest.MonkeyPatch):
+    """Others learn in between; a stop in between loses nothing, for nothing was published."""
+    long, short = still.create("long", outcome=RULE), still.create("short", outcome=RULE)
+    play(still, long, 0, 40)
+    still.learn(long)
+    monkeypatch.setattr(lessons, "read", partial(lessons.read, limit=4))
+    roll_back(still, long, to_snapshot=0, until=1)
+    learner = still.server.learner
+    for _ in range(3):
+        assert learner.step(still.live(long), flush=True)
+    assert still.experiment(long).snapshot.version == 1
+    play(still, short, 0, 4)
+    learner.step(still.live(short), flush=True)
+    assert still.experiment(short).snapshot.version == 1
+    still.restart()
+    still.learn(long)
+    assert still.experiment(long).snapshot.version == 2
+    assert check(still, long).problems == []
+
+
 def test_a_rollback_is_repeated_by_its_request_id(still: Peer):
     name = still.create("once", outcome=RULE)
     play(still, name, 0, 5)
@@ -547,6 +568,35 @@ def test_the_audit_finds_what_was_changed(still: Peer, statement: str):
     assert check(still, name).problems == []
     tamper(still, statement)
     assert check(still, name).problems != []
+
+
+@pytest.mark.parametrize(
+    ("exposure", "statement"),
+    [
+        ("confirmed", "DELETE FROM open_windows WHERE decision_seq = 1"),
+        ("confirmed", "UPDATE open_windows SET due_at = due_at + 1 WHERE decision_seq = 1"),
+        ("confirmed", "INSERT INTO open_windows SELECT 1, seq, decided_at FROM decisions "
+         "WHERE request_id = 'hidden'"),
+        ("confirmed", "INSERT INTO open_windows SELECT 1, decision_seq, closed_at FROM outcomes"),
+        ("confirmed", "INSERT INTO open_windows VALUES (1, 999, 0)"),
+        ("decision", "UPDATE experiments SET closed_seq = next_seq - 1"),
+        ("decision", "INSERT INTO open_windows SELECT 1, seq, decided_at FROM decisions "
+         "WHERE request_id = 'r1'"),
+    ],
+)  # fmt: skip
+def test_the_audit_finds_windows_that_would_never_close(still: Peer, exposure: str, statement: str):
+    name = still.create("open", outcome={**RULE, "exposure": exposure}, groups={})
+    shown = [still.decide(name, f"r{i}").decision_id for i in range(3)]
+    still.decide(name, "hidden")
+    for one in shown:
+        still.decisions.ConfirmExposure(
+            pb.ConfirmExposureRequest(experiment=name, event_id=one, decision_id=one)
+        )
+    still.reward(name, "sold", shown[2], name="bought")
+    still.learn(name)
+    assert check(still, name).problems == []
+    tamper(still, statement)
+    assert any("window" in problem for problem in check(still, name).problems)
 
 
 def test_scopes_are_half_open():

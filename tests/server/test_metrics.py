@@ -1,7 +1,10 @@
 """Metrics say what happened: each number is compared with what a client counted itself."""
 
 import re
+import socket
+import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -12,7 +15,7 @@ from sqlalchemy import update
 
 from bandit.decision import Group, Reason
 from bandit.errors import UnavailableError
-from server import metrics
+from server import endpoint, metrics
 from server.access import DEFAULT_TENANT
 from server.counters import LAGS, Distribution
 from server.pb import bandit_pb2 as pb
@@ -270,6 +273,33 @@ def test_every_metric_is_documented(measured: Peer):
     told = set(re.findall(r"^\| `(bandit_\w+)`", text, re.MULTILINE))
     shown = set(re.findall(r"^# TYPE (bandit_\w+)", page(measured, "/metrics").text, re.MULTILINE))
     assert told == shown
+
+
+def test_who_sends_a_byte_at_a_time_does_not_hold_up_the_others(
+    measured: Peer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(endpoint, "PATIENCE", 1.0)
+    address = ("127.0.0.1", measured.server.endpoint.port)
+    slow = [socket.create_connection(address) for _ in range(endpoint.THREADS)]
+    ended = threading.Event()
+
+    def drip() -> None:
+        while not ended.wait(0.2):
+            for one in slow:
+                with suppress(OSError):
+                    one.send(b"a")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        with socket.create_connection(address, timeout=15) as asking:
+            asking.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            assert b"200" in asking.recv(100)
+    finally:
+        ended.set()
+        dripping.join()
+        for one in slow:
+            one.close()
 
 
 def test_a_page_that_is_not_there_and_a_port_that_is_taken(measured: Peer, tmp_path: Path):

@@ -9,10 +9,12 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import UUID
 
 import grpc
 import psutil
 import pytest
+from google.protobuf.internal import encoder
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +31,7 @@ from server.writer import Call, Job, Writer
 from tests.server.access_harness import Bearer, code, create, make_token
 from tests.server.harness import Peer, decide_request, eventually, refusal, reward_request
 from tests.server.test_commands import WELCOME
+from tests.server.test_packed import packed_request, packed_rewards
 
 ROOT = Path(__file__).parents[2]
 MARKERS = ("PLANTED-customer", "PLANTED-category", "PLANTED-reason", "PLANTED-token")
@@ -68,6 +71,8 @@ def test_the_writers_queue_is_bounded(tmp_path: Path):
         shed = [refusal(call.result) for call in calls if call.done()]
         gate.open()
         assert {(one.code, one.retry) for one in shed} == {(grpc.StatusCode.UNAVAILABLE, True)}
+        assert peer.server.counters.method("DecisionService/BatchDecide").shed == 2
+        assert peer.server.counters.method("DecisionService/Decide").shed == 0
         kept = [call for call in calls if not call.exception(timeout=20)]
         assert len(kept) == 3
         assert peer.log_length(name) == 900
@@ -138,18 +143,35 @@ def test_a_message_larger_than_all_bytes_is_still_served_alone(tmp_path: Path):
 # --- late work --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["Decide", "RecordReward", "BatchDecide", "BatchRecordRewards"])
-def test_what_expired_while_waiting_is_not_done(still: Peer, method: str):
+@pytest.mark.parametrize(
+    ("method", "form"),
+    [
+        ("Decide", "one"),
+        ("RecordReward", "one"),
+        ("BatchDecide", "named"),
+        ("BatchDecide", "packed"),
+        ("BatchRecordRewards", "named"),
+        ("BatchRecordRewards", "packed"),
+    ],
+)
+def test_what_expired_while_waiting_is_not_done(still: Peer, method: str, form: str):
     peer, name = still, still.create("late")
     first = peer.decide(name, "r0")
     gate = Gate(peer.server.writer)
     asked, told = decide_request(name, "late"), reward_request(name, "late", first.decision_id)
+    ids = UUID(first.decision_id).bytes
     request: Message = {
-        "Decide": asked,
-        "BatchDecide": pb.BatchDecideRequest(requests=[asked]),
-        "RecordReward": told,
-        "BatchRecordRewards": pb.BatchRecordRewardsRequest(events=[told]),
-    }[method]
+        ("Decide", "one"): asked,
+        ("BatchDecide", "named"): pb.BatchDecideRequest(requests=[asked]),
+        ("BatchDecide", "packed"): pb.BatchDecideRequest(
+            packed=packed_request(name, "late", [(41.0, 0, 1, 2)])
+        ),
+        ("RecordReward", "one"): told,
+        ("BatchRecordRewards", "named"): pb.BatchRecordRewardsRequest(events=[told]),
+        ("BatchRecordRewards", "packed"): pb.BatchRecordRewardsRequest(
+            packed=packed_rewards(name, ids)
+        ),
+    }[method, form]
     call = getattr(peer.decisions, method)
     assert code(call, request, timeout=0.3) is grpc.StatusCode.DEADLINE_EXCEEDED
     eventually(lambda: peer.server.writer._queue.qsize() == 1)
@@ -238,6 +260,26 @@ def test_made_up_lists_take_no_memory(peer: Peer, kind: type[Message], item: byt
     assert most - before < 100 * 2**20  # read, they would take more than twice of that
 
 
+NESTED = [
+    ("BatchDecide", b"\x2a\x00", (1,), "requests[0].exclusions"),
+    ("BatchDecide", b"\x0a\x03\x0a\x01k", (1, 4), "requests[0].context.values"),
+    ("CreateExperiment", b"\x22\x00", (1, 3), "spec.actions.exclusions"),
+]
+
+
+@pytest.mark.parametrize(("method", "item", "within", "path"), NESTED)
+def test_lists_within_are_counted(
+    peer: Peer, method: str, item: bytes, within: tuple[int, ...], path: str
+):
+    data = item * 500_000
+    for number in reversed(within):
+        data = bytes([number << 3 | 2]) + encoder._VarintBytes(len(data)) + data
+    service = "DecisionService" if method == "BatchDecide" else "ExperimentService"
+    found = refusal(peer.raw(f"{service}/{method}"), data)
+    assert (found.code, found.field) == (grpc.StatusCode.INVALID_ARGUMENT, path)
+    assert "holds more than" in found.message
+
+
 @given(st.binary(max_size=300), st.integers(0, 3_000), st.sampled_from(LISTS))
 @settings(deadline=None)
 def test_counting_agrees_with_reading(junk: bytes, n: int, case: tuple):
@@ -271,7 +313,7 @@ def test_a_stop_under_load_loses_nothing(tmp_path: Path):
     acknowledged: list[tuple[str, str]] = []
     with BanditClient(server.address, timeout=30) as client:
         client.create_experiment(spec_file.parse(WELCOME, "toml"))
-        client.start_experiment("welcome")
+        client.start_experiment("welcome", override="a test")
     stop = threading.Event()
     begun = threading.Barrier(7)
 
@@ -381,7 +423,7 @@ def test_no_log_line_tells_of_customers_or_tokens(
             monkeypatch.setattr("server.storage.take_seq", fail)
             assert code(admin.call, decide, asked("x")) is not grpc.StatusCode.OK
             monkeypatch.undo()
-        monkeypatch.setattr(peer.server.live, "find", lambda *_: _raise(KeyError(customer)))
+        monkeypatch.setattr(peer.server.live, "here", lambda *_: _raise(KeyError(customer)))
         assert code(admin.call, decide, asked("y")) is grpc.StatusCode.INTERNAL
         monkeypatch.undo()
         eventually(lambda: "without a valid token" in caplog.text)

@@ -1,5 +1,7 @@
 """Dropping what is old: the belief goes on, and what is kept is still proved bit for bit."""
 
+import json
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -14,6 +16,7 @@ from server.database import Database
 from server.pb import bandit_pb2 as pb
 from server.schema import decisions, snapshots
 from tests.server.harness import SECOND, Peer, decide_request, refusal, reward_request
+from tests.server.test_ledger import roll_back
 
 HOUR = 3_600
 GROUPS = {"random": 0.2, "baseline": 0.2, "no_contact": 0.1}
@@ -138,6 +141,74 @@ def test_what_is_not_learned_is_not_dropped(still: Peer):
     assert still.log_length("aged") == 1
 
 
+@pytest.mark.parametrize("scope", [{"without_reporter": "anonymous"}, {"to_snapshot": 1}])
+def test_a_rollback_is_still_proved_when_what_it_left_out_is_old(
+    still: Peer, scope: dict[str, object]
+):
+    """A base within its reach would believe what was left out, and could not forget it."""
+    still.create("aged", groups=GROUPS, baseline=BASELINE)
+    for k in range(3):
+        day(still, "aged", k)
+    roll_back(still, "aged", **scope)
+    still.learn("aged")
+    for k in range(3, 6):
+        day(still, "aged", k)
+    places = []
+    for days in (4.5, 3.5, 1.5):
+        places.append(retained(still, days)[1].seq)
+        proved(still)
+    assert places[-1] > places[0]
+    still.restart()
+    roll_back(still, "aged", request_id="again", since=1)
+    still.learn("aged")
+    proved(still)
+
+
+def test_what_was_dropped_can_not_be_rolled_back(aged: Peer):
+    first = roll_back(aged, "aged", request_id="in time", to_snapshot=7)
+    aged.learn("aged")
+    for k in range(5, 9):
+        day(aged, "aged", k)
+    _, cut = retained(aged, 1.5)
+    found = refusal(roll_back, aged, "aged", request_id="too late", to_snapshot=1)
+    assert (found.code, found.field) == (grpc.StatusCode.INVALID_ARGUMENT, "to_snapshot")
+    assert str(cut.seq) in found.message
+    again = roll_back(aged, "aged", request_id="in time", to_snapshot=7)
+    assert again.sequence == first.sequence
+    roll_back(aged, "aged", request_id="new", to_snapshot=aged.experiment("aged").snapshot.version)
+    aged.learn("aged")
+    proved(aged)
+
+
+def test_what_is_dropped_while_a_rollback_is_folded(aged: Peer, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(lessons, "read", partial(lessons.read, limit=4))
+        roll_back(aged, "aged", to_snapshot=aged.experiment("aged").snapshot.version - 1)
+        for _ in range(3):
+            assert aged.server.learner.step(aged.live("aged"), flush=True)
+        gone, cut = retained(aged, 2.5)
+        assert gone > 0
+        aged.learn("aged")
+    assert proved(aged).start == cut.seq
+
+
+def test_a_log_that_is_folded_can_be_written(aged: Peer, monkeypatch: pytest.MonkeyPatch):
+    """The fold takes as long as the log; a server beside it must go on, and what changes shows."""
+    if aged.settings.database.startswith("sqlite"):
+        return  # takes one process that writes
+    fold = retention.fold
+
+    def write_meanwhile(*told: object) -> object:
+        assert aged.decide("aged", "meanwhile").sequence
+        return fold(*told)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(retention, "fold", write_meanwhile)
+        url, secret = aged.settings.database, aged.settings.secret_file
+        retain.retain(0, url, secret)
+    proved(aged)
+
+
 def test_a_log_in_doubt_is_not_dropped_from(aged: Peer):
     with aged.server.database.writer.begin() as connection:
         connection.execute(text("UPDATE outcomes SET value = value + 1 WHERE is_learned"))
@@ -195,6 +266,14 @@ def test_the_command(aged: Peer, capsys: pytest.CaptureFixture[str], tmp_path: P
     found = proved(aged)
     assert found.decisions < 20  # what was not learned from may stand after the last snapshot
     assert found.start > 0
+    [entry] = [
+        entry
+        for entry in aged.experiments.ListAuditEntries(pb.ListAuditEntriesRequest()).entries
+        if entry.action == "experiment.retain"
+    ]
+    assert entry.who.startswith("banditctl")
+    assert json.loads(entry.before) == {"base": 0}
+    assert json.loads(entry.after) == {"base": found.start, "older_than_days": 1}
     length = aged.log_length("aged")
     assert aged.decide("aged", "after").sequence == length + 1
 

@@ -209,6 +209,7 @@ def asks(name: str, n: int, prefix: str = "r") -> list[pb.DecideRequest]:
                 exclusions=rules,
                 time_zone="Europe/Berlin" if i % 4 else "",
                 include_propensities=i % 3 != 1,
+                include_removed=i % 4 == 2,
             )
         )
     return requests

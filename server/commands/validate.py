@@ -1,0 +1,227 @@
+"""``banditctl validate``: the gate before a start; the exit status is the verdict."""
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from bandit.errors import BanditError, InvalidInputError
+from bandit.spec import ExperimentSpec
+from bandit.verdict import Check, Verdict
+from server.commands import options, show
+from server.commands.options import Server
+from sims import worlds
+from sims.worlds import World
+
+if TYPE_CHECKING:
+    from sims.gate import Findings
+
+PASSED, STOPPED, BAD_INPUT = 0, 1, 2
+LOG_ENDINGS = (".log.parquet", ".log.csv", ".log.csv.gz")
+
+Command = Callable[..., None]
+
+
+def _bad_input_is_two(command: Command) -> Command:
+    """Tell bad input from a verdict that stops: one line, and status 2."""
+
+    @functools.wraps(command)
+    def run(**given: object) -> None:
+        try:
+            command(**given)
+        except BanditError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(BAD_INPUT) from None
+
+    return run
+
+
+@_bad_input_is_two
+@options.calls_server(address="")
+def validate(  # noqa: PLR0913  one per option
+    spec: Annotated[Path, typer.Argument(help="Specification: .toml, .yaml or .json.")],
+    server: Server,
+    world: Annotated[
+        list[Path] | None, typer.Option(help="A world; several may be given (beside SPEC).")
+    ] = None,
+    preset: Annotated[
+        list[str] | None, typer.Option(help="A world that ships, by name; several may be given.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="A log, Parquet or CSV (beside SPEC, if there is one).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report: HTML, JSON and Parquet.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same verdict.")] = 1,
+    override: Annotated[
+        str, typer.Option(help="Why it may start although the gate stops it; needs --address.")
+    ] = "",
+) -> None:
+    """Check an experiment on simulated customers, and by a log, before it meets real ones.
+
+    Without --world and --preset the worlds beside the specification are run: NAME.world.toml and
+    NAME.*.world.toml for NAME.toml. The exit status is the verdict: 0 it may start, 1 the gate
+    stops it, 2 the input is bad. With --address the verdict is stored on that server.
+    """
+    if override and not server.address:
+        raise InvalidInputError(
+            "is kept in the audit log of a server: say which with --address", field="override"
+        )
+    parsed = options.read_spec(spec)
+    found = _examined(
+        parsed,
+        _worlds(spec, world or [], preset or []),
+        log or _log_beside(spec),
+        seed,
+    )
+    verdict = found.verdict
+    _show(verdict)
+    if out is not None:
+        _write(found, out)
+    if server.address:
+        _submit(server, verdict, override)
+    _last_line(verdict, override)
+    raise typer.Exit(PASSED if verdict.passed or override else STOPPED)
+
+
+def _worlds(spec: Path, given: list[Path], presets: list[str]) -> dict[str, World]:
+    """Read the worlds that were named; if none was, those beside the specification."""
+    paths = list(given)
+    if not given and not presets:
+        stem = spec.name.removesuffix(spec.suffix)
+        paths = [spec.with_name(f"{stem}.world.toml")]
+        paths += sorted(spec.parent.glob(f"{stem}.*.world.toml"))
+        paths = [path for path in paths if path.is_file()]
+        if not paths:
+            raise InvalidInputError(
+                f"there is no {stem}.world.toml beside it: name a world with --world FILE, or "
+                "one that ships with --preset NAME",
+                field=str(spec),
+            )
+    found: dict[str, World] = {}
+    for path in paths:
+        name = path.name.removesuffix(".toml").removesuffix(".world")
+        if name in found:
+            raise InvalidInputError(f"two worlds are called {name!r}", field="world")
+        found[name] = worlds.read(path)
+    for name in presets:
+        found[name] = _preset(name)
+    return found
+
+
+def _preset(name: str) -> World:
+    folder = Path(worlds.__file__).parent / "presets"
+    known = sorted(p.name.removesuffix(".world.toml") for p in folder.glob("*.world.toml"))
+    if name not in known:
+        raise InvalidInputError(
+            f"{name[:64]!r} is none of {', '.join(known) or '(none ships)'}", field="preset"
+        )
+    return worlds.read(folder / f"{name}.world.toml")
+
+
+def _log_beside(spec: Path) -> Path | None:
+    stem = spec.name.removesuffix(spec.suffix)
+    paths = [spec.with_name(stem + ending) for ending in LOG_ENDINGS]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _examined(
+    spec: ExperimentSpec, found: dict[str, World], path: Path | None, seed: int
+) -> "Findings":
+    from sims import log as logs  # seconds of imports that no other command needs
+    from sims.gate import examine
+
+    read = None if path is None else logs.read(path, spec)
+    if read is not None and read.times is not None and (read.times[1:] < read.times[:-1]).any():
+        raise InvalidInputError("must be in the order of time", field=str(path))
+    with Progress(
+        TextColumn("customers"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=show.console,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("validate", total=1)
+        return examine(
+            spec,
+            found,
+            read,
+            log_name="" if path is None else path.name,
+            seed=seed,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+
+
+def _show(verdict: Verdict) -> None:
+    made = Table(title=f"Verdict on {verdict.experiment}", title_justify="left", title_style="bold")
+    made.add_column("", no_wrap=True)
+    made.add_column("check", no_wrap=True)
+    made.add_column("where", no_wrap=True)
+    made.add_column("value", justify="right", no_wrap=True)
+    made.add_column("limit", no_wrap=True)
+    for check in sorted(verdict.checks, key=lambda c: c.passed):
+        mark = Text("passed", "green") if check.passed else Text("STOPS", "bold red")
+        made.add_row(mark, check.name, check.source, _number(check.value), _limit(check))
+    show.console.print(made)
+    for check in verdict.stopped_by:
+        show.console.print(Text(f"{check.name}: {check.found}. {check.why}"))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _limit(check: Check) -> str:
+    return "" if check.limit is None else f"{check.bound} {check.limit:.4g}"
+
+
+def _write(found: "Findings", out: Path) -> None:
+    try:
+        from sims import report
+    except ModuleNotFoundError as error:
+        raise InvalidInputError(
+            f"needs {error.name}: install banditctl with the extra 'sims'", field="out"
+        ) from None
+    for path in report.write(report.of_findings(found), out):
+        typer.echo(f"wrote {path}")
+    path = out / "verdict.json"
+    path.write_text(json.dumps(_data(found.verdict), indent=1, ensure_ascii=False) + "\n")
+    typer.echo(f"wrote {path}")
+
+
+def _submit(server: Server, verdict: Verdict, override: str) -> None:
+    override = "" if verdict.passed else override
+    with server.client(timeout=20.0) as client:
+        answer = client.submit_verdict(verdict, override=override)
+    typer.echo(
+        f"stored on {server.address} as entry {answer.verdict.audit_sequence} of the audit log"
+    )
+    if not answer.matches:
+        typer.echo(
+            f"no experiment {verdict.experiment!r} with this specification is there yet: "
+            "'banditctl experiments create' makes it"
+        )
+
+
+def _last_line(verdict: Verdict, override: str) -> None:
+    bound = f"specification {verdict.spec_hash[:12]}, {len(verdict.checks)} checks"
+    if verdict.passed:
+        typer.echo(f"verdict: passed ({bound})")
+        return
+    names = ", ".join(sorted({check.name for check in verdict.stopped_by}))
+    told = f"overridden: {override}" if override else "it does not start"
+    typer.echo(f"verdict: stopped by {names} ({bound}); {told}")
+
+
+def _data(verdict: Verdict) -> dict[str, object]:
+    return {**asdict(verdict), "passed": verdict.passed}

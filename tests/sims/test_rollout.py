@@ -1,0 +1,498 @@
+"""Rollouts that learn at once: kernels beside steps, common random numbers, shards, records."""
+
+import heapq
+import math
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bandit import online, rng
+from bandit.errors import InvalidInputError
+from bandit.kernels.moments import joint_means
+from bandit.kernels.propensities import apply_floor, floor_draw, pick
+from bandit.kernels.streams import uniform
+from bandit.outcome import OutcomeRule, Reward
+from bandit.policy import ActionName, PolicySpec
+from bandit.snapshot import Asked
+from bandit.spec import ExperimentSpec
+from bandit.spec_file import from_data
+from sims.kernels.rollout import _PICK
+from sims.rollout import (
+    AtOnce,
+    Plan,
+    Rollout,
+    Shard,
+    embedded,
+    named,
+    plan_of,
+    reduce,
+    rollout,
+    shards,
+    stage,
+    task,
+)
+from sims.rollout.embedded import Block
+from sims.rollout.tracks import COUNTS, SUMS, Track
+from sims.worlds import (
+    Arrivals,
+    Availability,
+    Course,
+    Delay,
+    Effect,
+    Fatigue,
+    Generated,
+    Traffic,
+    World,
+)
+
+TERMS = [{"of": "context:variant"}, {"of": "context:channel"}]
+OWN = [{"of": "context:variant:channel"}]
+
+
+def spec(**policy: object) -> ExperimentSpec:
+    """Give six actions, two numbers and a flag, an outcome that may be anything."""
+    return from_data(
+        {
+            "name": "six",
+            "actions": {"variants": ["a", "b", "c"], "channels": ["email", "push"]},
+            "context": [
+                {"name": "age", "kind": "number", "bounds": [0, 1]},
+                {"name": "spend", "kind": "number", "bounds": [0, 1]},
+                {"name": "app", "kind": "flag"},
+            ],
+            "outcome": {
+                "window": 3_600,
+                "aggregation": "first",
+                "rewards": [
+                    {"name": "r", "terminal": True, "bounds": policy.pop("bounds", [0, 1])}
+                ],
+            },
+            "baseline": {"variant": "a", "channel": "email"},
+            "policy": policy,
+        }
+    )
+
+
+def world(**parts: object) -> World:
+    """Give clicks by what customers like."""
+    return World(
+        **{
+            "reward": "r",
+            "base": -1.5,
+            "generated": Generated(seed=3, levels=0.6, context=0.8),
+            **parts,
+        }
+    )
+
+
+LINEAR = {"response": "linear", "noise": 1.0, "base": 0.0}
+LATE = {
+    "delay": Delay(mean=600.0),
+    "missing": 0.1,
+    "traffic": Traffic(per_hour=60.0),
+}
+
+
+def plan(of: ExperimentSpec, its: World, customers: int = 300, **given: object) -> Plan:
+    """Give the plan of the experiment's own policy."""
+    given.setdefault("policies", (("policy", of.policy),))
+    return Plan(spec=of, world=its, customers=customers, **given)
+
+
+def played(of: Plan, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """Give actions and rewards of the first policy in the first replication."""
+    course = of.course(0)
+    performer = stage.performer(of, 0, 0, course)
+    scenes = stage.Scenes(of, course, all_outcomes=True)
+    parts = [
+        performer.perform(scenes.read(start, min(start + size, of.customers)))
+        for start in range(0, of.customers, size)
+    ]
+    return np.concatenate([p.actions for p in parts]), np.concatenate([p.rewards for p in parts])
+
+
+def stepwise(of: Plan) -> tuple[list[int], list[float]]:
+    """Play one customer after the other, with nothing but the belief of ``bandit.online``."""
+    experiment, course = of.experiment(0, 0), of.course(0)
+    stream = rng.words(rng.keyed(experiment.secret, "at-once", experiment.spec.name, b"")[:16])
+    policy = experiment.spec.policy
+    belief = online.begin(experiment.prior(), exploration=policy.exploration, stream=stream)
+    history, waiting, actions, rewards = course.history(), [], [], []
+    for i in range(of.customers):
+        arrivals = course.arrivals(i, i + 1)
+        x = experiment.spec.encoder.encode(arrivals.rows)[0]
+        mask = of.spec.actions.eligible(arrivals.exclusions[0] if arrivals.exclusions else ())
+        while waiting and waiting[0][0] <= arrivals.times[0]:
+            _, _, before, action, reward = heapq.heappop(waiting)
+            belief.learn(before, action, reward)
+        action = -1
+        if policy.floor:
+            action, _ = floor_draw(mask, policy.floor, uniform(stream, (i << 20) + _PICK))
+        if action < 0:
+            action = belief.draw(x, mask, i)
+        expected = course.expected(arrivals, i, history)
+        response = course.respond(arrivals, i, np.array([action]), expected)
+        history.add(arrivals.customers, arrivals.times, np.array([True]), response.unsubscribed)
+        actions.append(action)
+        rewards.append(float(response.rewards[0]))
+        if not math.isnan(rewards[-1]):
+            heapq.heappush(waiting, (float(response.due[0]), i, x, action, rewards[-1]))
+    return actions, rewards
+
+
+MODELS: dict[str, Callable[[], tuple[ExperimentSpec, World]]] = {
+    "own weights": lambda: (spec(bounds=[-50, 50], terms=OWN), world(**LINEAR)),
+    "own weights, late and lost": lambda: (
+        spec(bounds=[-50, 50], terms=OWN),
+        world(**LINEAR, **LATE),
+    ),
+    "shared weights": lambda: (spec(bounds=[-50, 50], terms=TERMS, floor=0), world(**LINEAR)),
+    "shared, late and lost": lambda: (spec(terms=TERMS, floor=0), world(**LATE)),
+    "logistic": lambda: (spec(posterior="logistic", base_rate=0.2, terms=OWN), world()),
+    "logistic and shared": lambda: (
+        spec(posterior="logistic", base_rate=0.2, terms=TERMS, floor=0),
+        world(**LATE),
+    ),
+    "a floor": lambda: (spec(floor=0.1, terms=OWN), world()),
+    "a shared floor": lambda: (spec(floor=0.1, terms=TERMS), world()),
+    "levels that come": lambda: (
+        spec(),
+        world(
+            availability=(Availability(variant="b", appears=0.1),),
+            traffic=Traffic(per_hour=60.0),
+        ),
+    ),
+    "customers who tire": lambda: (
+        spec(),
+        world(
+            fatigue=Fatigue(per_message=0.5, half_life=1.0),
+            traffic=Traffic(per_hour=60.0, customers=40),
+            delay=Delay(mean=600.0),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_block_is_played_as_one_customer_after_the_other_bit_for_bit(name: str):
+    of = plan(*MODELS[name]())
+    actions, rewards = played(of)
+    expected, earned = stepwise(of)
+    assert actions.tolist() == expected
+    np.testing.assert_array_equal(rewards, earned)
+    assert len(set(expected)) > 2
+    if "late" in name:
+        assert np.isnan(rewards).any()
+
+
+@given(sizes=st.lists(st.integers(1, 90), min_size=1, max_size=4))
+@settings(max_examples=10)
+def test_blocks_of_any_size_give_the_same(sizes: list[int]):
+    of = plan(*MODELS["shared, late and lost"](), customers=150)
+    whole = played(of, 150)
+    for size in sizes:
+        np.testing.assert_array_equal(played(of, size)[0], whole[0])
+
+
+RULES = {
+    "epsilon_greedy": {"epsilon": 0.2},
+    "softmax": {"temperature": 0.1},
+    "linucb": {"confidence": 0.5},
+    "top_two": {"top_two_share": 0.6},
+}
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("floor", [0.0, 0.05])
+def test_other_kinds_choose_as_the_published_policy_does(kind: str, floor: float):
+    of = plan(spec(kind=kind, floor=floor, terms=OWN, **RULES[kind]), world(), customers=120)
+    experiment = of.experiment(0, 0)
+    course = of.course(0)
+    scene = stage.Scenes(of, course, all_outcomes=True).read(0, 120)
+    player = embedded.begin(experiment)
+    x = experiment.spec.encoder.encode(scene.arrivals.rows)
+    mask = of.spec.actions.mask.reshape(1, -1)
+    for t in range(120):
+        belief = player._belief.belief()
+        one = np.zeros(1, dtype=np.int64)
+        asked = Asked(x[t : t + 1], one, mask, np.zeros((1, 4), dtype=np.uint32))
+        p = experiment.spec.chooser.choose(belief, asked, propensities=True).propensities[0]
+        u = uniform(online.online.stream_of(player._belief.arrays[1]), (t << 20) + _PICK)
+        row = slice(t, t + 1)
+        times = scene.arrivals.times[row]
+        block = Block(t, x[row], times, one, mask, scene.earned[row], scene.due[row])
+        assert player.play(block)[0] == pick(p, u)
+
+
+def test_shared_means_choose_as_the_published_policy_does():
+    of = plan(spec(kind="epsilon_greedy", epsilon=0.3, terms=TERMS), world(), customers=80)
+    experiment, course = of.experiment(0, 0), of.course(0)
+    scene = stage.Scenes(of, course, all_outcomes=True).read(0, 80)
+    actions = embedded.begin(experiment).play(
+        Block(
+            0,
+            experiment.spec.encoder.encode(scene.arrivals.rows),
+            scene.arrivals.times,
+            *(scene.which, scene.masks, scene.earned, scene.due),
+        )
+    )
+    posterior, mask = experiment.prior(), of.spec.actions.mask
+    stream = rng.words(rng.keyed(experiment.secret, "at-once", "six", b"")[:16])
+    for t in range(80):
+        mean = posterior.moments().mean[0]
+        x = experiment.spec.encoder.encode(scene.arrivals.rows[t : t + 1])
+        f = experiment.spec.features
+        scores = joint_means(x, mean, f.layout, f.planes)[0]
+        p = np.full(6, 0.3 / 6)
+        p[int(np.argmax(np.round(scores, 9)))] += 0.7
+        apply_floor(mask, 0.0, p)
+        assert actions[t] == pick(p, uniform(stream, (t << 20) + _PICK))
+        reward = scene.earned[t, actions[t]]
+        rows = scene.arrivals.rows[t : t + 1]
+        experiment.learn(posterior, rows, [actions[t]], np.array([reward]), seq=t + 1)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"posterior": "beta_bernoulli"},
+        {"pooled": True, "terms": OWN},
+        {"half_life": 3_600.0},
+        {"kind": "linucb", "terms": TERMS},
+        {"kind": "top_two", "terms": TERMS},
+    ],
+)
+def test_what_has_no_loop_is_published_after_every_outcome(policy: dict[str, Any]):
+    of = plan(spec(**policy), world(), customers=60)
+    assert not embedded.can_learn_at_once(of.experiment(0, 0))
+    course = of.course(0)
+    performer = stage.performer(of, 0, 0, course)
+    done = performer.perform(stage.Scenes(of, course, all_outcomes=True).read(0, 60))
+    versions = np.concatenate([d.versions for d in done.decided])
+    assert versions.tolist() == list(range(60))  # every outcome is known before the next customer
+    assert {int(r) for d in done.decided for r in d.reasons} == {1}  # groups are the server's
+
+
+def equal(mine: Track, theirs: Track) -> None:
+    """Check that two tracks are the same, bit for bit."""
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_any_split_into_shards_gives_the_same_bits():
+    of = plan_of(*MODELS["own weights, late and lost"](), customers=200, replications=5)
+    whole = task(of, Shard(0, 5))
+    for size in (1, 2, 3):
+        found = reduce(of, [task(of, shard) for shard in shards(of, size)])
+        equal(found.track, whole)
+    with pytest.raises(InvalidInputError, match="in order"):
+        reduce(of, [task(of, shard) for shard in reversed(shards(of, 2))])
+    with pytest.raises(InvalidInputError, match="in order"):
+        reduce(of, [task(of, Shard(0, 4))])
+    with pytest.raises(InvalidInputError, match="tracks: are none"):
+        reduce(of, [])
+
+
+def test_another_process_gives_the_same_bits():
+    of = plan_of(*MODELS["shared, late and lost"](), customers=200, replications=2)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        there = pool.submit(task, of, Shard(1, 2)).result()
+    equal(there, task(of, Shard(1, 2)))
+
+
+def test_a_policy_does_not_feel_who_is_compared_with_it():
+    of, its = MODELS["own weights"]()
+    alone = rollout(of, its, customers=250, replications=2)
+    among = rollout(
+        of, its, {"eps": "epsilon-greedy", "policy": of.policy}, customers=250, replications=2
+    )
+    for measure in ("regret", "reward", "best_share"):
+        for label in ("policy", "uniform", "baseline"):
+            np.testing.assert_array_equal(alone.each(measure, label), among.each(measure, label))
+    twin = rollout(of, its, {"a": of.policy, "b": of.policy}, customers=250, replications=2)
+    np.testing.assert_array_equal(twin.each("regret", "a"), twin.each("regret", "b"))
+    assert not np.array_equal(alone.each("regret", "policy")[0], alone.each("regret", "policy")[1])
+
+
+def test_sums_at_checkpoints_are_those_of_the_decisions():
+    points = (1, 7, 130, 131, 300)
+    of = plan(*MODELS["own weights, late and lost"](), checkpoints=points)
+    track = task(of, Shard(0, 1))
+    actions, rewards = played(of)
+    course = of.course(0)
+    arrivals = course.arrivals(0, 300)
+    expected = course.expected(arrivals, 0, course.history())
+    values, best = expected[np.arange(300), actions], course.optimum(arrivals, expected)
+    before = 0
+    for c, n in enumerate(points):
+        heard = rewards[:n][~np.isnan(rewards[:n])]
+        wanted = {
+            "value": values[:n].sum(),
+            "optimum": best[:n].sum(),
+            "reward": heard.sum(),
+            "squares": (heard**2).sum(),
+            "known": len(heard),
+            "best": (values[:n] == best[:n]).sum(),
+            "nothing": 0,
+        }
+        assert set(wanted) == {*SUMS, *COUNTS}
+        for name, value in wanted.items():
+            assert getattr(track, name)[0, 0, c] == pytest.approx(value, rel=1e-12)
+        counts = np.bincount(actions[before:n], minlength=6)
+        assert track.counts[0, c].tolist() == counts.tolist()
+        assert track.count_squares[0, c].tolist() == (counts**2).tolist()
+        before = n
+
+
+@pytest.fixture(scope="module")
+def found() -> Rollout:
+    """Compare three policies where one action is best for everybody."""
+    its = world(generated=None, base=-2.0, effects=(Effect(adds=1.5, variant="b"),))
+    policies = {"learns": "thompson", "knows": "fixed:b/email"}
+    return rollout(spec(), its, policies, customers=2_000, replications=6, seed=2)
+
+
+def test_who_knows_the_best_action_regrets_nothing(found: Rollout):
+    rate = 1.0 / (1.0 + math.exp(0.5))
+    low = 1.0 / (1.0 + math.exp(2.0))
+    last = {line.policy: line for line in found.lines(only_last=True)}
+    assert last["knows"].regret.mean == 0.0
+    assert last["knows"].best_share.mean == 1.0
+    assert last["knows"].value.mean == pytest.approx(rate)
+    assert last["knows"].lift_baseline.mean == pytest.approx(rate / low - 1.0)
+    assert last["baseline"].regret.mean == pytest.approx(2_000 * (rate - low))
+    assert last["uniform"].best_share.mean == pytest.approx(1 / 3, abs=0.03)  # 7 sd of a share
+    assert 0.0 < last["learns"].regret.mean < 0.4 * last["uniform"].regret.mean
+    assert last["learns"].lift_uniform.low > 0.3
+
+
+def test_tables_hold_what_the_lines_say(found: Rollout):
+    table = found.table()
+    assert table.num_rows == 4 * 50
+    lines = list(found.lines())
+    assert table["regret_high"].to_pylist() == [line.regret.high for line in lines]
+    allocation = found.allocation()
+    share = np.array(allocation["share"]).reshape(4, 50, 6)
+    np.testing.assert_allclose(share.sum(axis=2), 1.0)
+    wide = np.array(allocation["share_high"]) - np.array(allocation["share"])
+    assert (wide >= 0.0).all()
+    levels = found.levels("variant")
+    knows = np.array(levels["share"]).reshape(4, 50, 3)[1]
+    assert (knows == [0.0, 1.0, 0.0]).all()
+    assert found.replications().num_rows == 4 * 6 * 50
+    regrets = found.each("regret", "learns")[:, -1]
+    line = next(one for one in found.lines(only_last=True) if one.policy == "learns")
+    half = 2.570581835636305 * regrets.std(ddof=1) / math.sqrt(6)  # Student's, 5 degrees of freedom
+    assert line.regret.high - line.regret.mean == pytest.approx(half)
+    for bad in (lambda: found.each("luck", "learns"), lambda: found.levels("colour")):
+        with pytest.raises(InvalidInputError):
+            bad()
+    with pytest.raises(InvalidInputError, match=r"label: no policy 'me'; there are learns, knows"):
+        found.each("regret", "me")
+
+
+def test_one_replication_has_no_intervals():
+    one = rollout(spec(), world(), customers=100, replications=1)
+    assert all(math.isnan(line.regret.low) for line in one.lines())
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no replications": ({"replications": 0}, r"replications: .* got 0"),
+    "half a customer": ({"customers": 1.5}, r"customers: must be a whole number"),
+    "customers without end": ({"customers": 10**12}, r"customers: .*100,000,000"),
+    "more than anybody waits for": (
+        {"customers": 10**8, "replications": 10**5},
+        r"customers: times replications and policies",
+    ),
+    "a seed that is none": ({"seed": -1}, "seed: "),
+    "falling checkpoints": ({"customers": 10, "checkpoints": (5, 5, 10)}, "checkpoints: must rise"),
+    "checkpoints too early": ({"customers": 10, "checkpoints": (5,)}, "checkpoints: must rise"),
+    "no policies": ({"policies": ()}, "policies: needs 1 to 32"),
+    "no label": ({"policies": (("", PolicySpec()),)}, "policies: needs a label"),
+    "a label twice": ({"policies": (("a", PolicySpec()), ("a", PolicySpec()))}, "repeat a label"),
+    "a policy of another experiment": (
+        {
+            "policies": (
+                ("a", PolicySpec(kind="fixed", action=ActionName(variant="z", channel="email"))),
+            )
+        },
+        r"policies\['a'\].*no variant 'z'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_plan_says_what_is_wrong(name: str):
+    given, message = BAD[name]
+    with pytest.raises(InvalidInputError, match=message):
+        plan(spec(), world(), **{"customers": 100, **given})
+
+
+def test_a_world_of_another_experiment_is_refused():
+    with pytest.raises(InvalidInputError, match="reward"):
+        rollout(spec(), world(reward="bought"), customers=10)
+
+
+def test_what_is_no_number_never_becomes_a_figure(monkeypatch: pytest.MonkeyPatch):
+    of = plan(spec(), world())
+    whole = Course.expected
+
+    def broken(self: Course, *given: object) -> np.ndarray:
+        values = whole(self, *given)
+        values[17, 2] = math.nan
+        return values
+
+    monkeypatch.setattr(Course, "expected", broken)
+    with pytest.raises(InvalidInputError, match="nan of action 2 for customer 17"):
+        task(of, Shard(0, 1))
+
+
+def test_a_context_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch):
+    of = plan(spec(), world())
+    whole = Course.arrivals
+
+    def broken(self: Course, start: int, stop: int) -> Arrivals:
+        arrivals = whole(self, start, stop)
+        arrivals.rows[5, 2] = 7.0
+        return arrivals
+
+    monkeypatch.setattr(Course, "arrivals", broken)
+    with pytest.raises(InvalidInputError, match=r'\[5\].values\["app"\]'):
+        task(of, Shard(0, 1))
+
+
+def test_kinds_have_short_names():
+    of = spec(kind="linucb", confidence=2.0)
+    assert named(of, "ucb") is of.policy
+    assert named(of, "thompson") == replace(of.policy, kind="thompson_sampling", confidence=1.0)
+    assert named(of, "fixed").action == of.baseline
+    assert named(of, "fixed:c/push").action == ActionName(variant="c", channel="push")
+    for bad in ("bandit", "uniform:a/b", "fixed:a"):
+        with pytest.raises(InvalidInputError, match="policy"):
+            named(of, bad)
+    with pytest.raises(InvalidInputError, match="no baseline"):
+        named(replace(of, baseline=None), "fixed")
+
+
+def test_progress_counts_every_decision():
+    told: list[tuple[int, int]] = []
+    rollout(spec(), world(), customers=5_000, replications=2, progress=lambda *at: told.append(at))
+    assert told[-1] == (2 * 3 * 5_000, 2 * 3 * 5_000)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert AtOnce() == plan(spec(), world()).learning
+
+
+def test_the_outcome_rule_counts(found: Rollout):
+    heavy = OutcomeRule(rewards=(Reward(name="r", weight=2.0, terminal=True),), window=3_600.0)
+    twice = rollout(
+        replace(found.plan.spec, outcome=heavy), found.plan.world, customers=100, replications=1
+    )
+    once = rollout(found.plan.spec, found.plan.world, customers=100, replications=1)
+    np.testing.assert_allclose(twice.each("value", "uniform"), 2.0 * once.each("value", "uniform"))
