@@ -92,25 +92,26 @@ def log_wealth(x: Floats, bets: Floats, mean: float, largest: float) -> float:
 
 
 @kernel
-def smallest_mean(x: Floats, bets: Floats, threshold: float, largest: float) -> float:
-    """Find the smallest mean in [0, 1] at which the wealth's log is at most ``threshold``.
+def fading_spreads(scores: Floats, keep: float, warm_up: int, spreads: Floats) -> None:
+    """Fill in the root of the fading mean of squared differences from the mean before.
 
-    Notes
-    -----
-    Bisection to the last bit but a few: O(50 n). At 1 nobody who bets on more can have won
-    where rows are at most 1; where they are larger, 1 stands for all that lies above.
+    Parameters
+    ----------
+    scores : (n,)
+    keep
+        What is left of a row's weight after one more row.
+    warm_up
+        Rows whose spread stays as it is.
+    spreads : (n,)
+        Filled in from row ``warm_up`` on.
     """
-    if log_wealth(x, bets, 0.0, largest) <= threshold:
-        return 0.0
-    if log_wealth(x, bets, 1.0, largest) > threshold:
-        return 1.0
-    low, high = 0.0, 1.0
-    for _ in range(100):
-        middle = 0.5 * (low + high)
-        if middle <= low or middle >= high or high - low <= 1e-14 * high:
-            break
-        if log_wealth(x, bets, middle, largest) > threshold:
-            low = middle
-        else:
-            high = middle
-    return low
+    total, mean, squares, weight = 0.0, 0.0, 0.0, 0.0
+    for i in range(scores.shape[0]):
+        if i >= warm_up and squares > 0.0:
+            spreads[i] = math.sqrt(squares / weight)
+        difference = scores[i] - mean
+        if i > 0:
+            squares = keep * squares + difference * difference
+            weight = keep * weight + 1.0
+        total += scores[i]
+        mean = total / (i + 1.0)
