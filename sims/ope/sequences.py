@@ -286,8 +286,8 @@ class Betting(_Bounded):
     Notes
     -----
     The hedged capital of Waudby-Smith & Ramdas 2024, section 4.4, with half of the error on
-    each side, bets cut so that a row takes at most half of the wealth, and ends found by
-    bisection in place of a grid. O(n) time to add, O(100 n) a look, 16 bytes a row.
+    each side, bets cut so that a row takes at most half of the wealth, and ends found as
+    roots in place of a grid. O(n) time to add, O(30 n) a look, 16 bytes a row.
 
     Examples
     --------
@@ -337,21 +337,14 @@ def smallest_mean(log_wealth: Callable[[float], float], error: float) -> float:
 
     Notes
     -----
-    Bisection to 14 digits, so about 50 calls. Errs downwards.
+    Brent's method to 13 digits: about 15 calls.
     """
     threshold = math.log(1.0 / error)
     if log_wealth(0.0) <= threshold:
         return 0.0
     if log_wealth(1.0) > threshold:
         return 1.0
-    low, high = 0.0, 1.0
-    while high - low > 1e-14 * high + 1e-17:
-        middle = 0.5 * (low + high)
-        if log_wealth(middle) > threshold:
-            low = middle
-        else:
-            high = middle
-    return low
+    return boundaries.root(lambda mean: log_wealth(mean) - threshold, 0.0, 1.0)
 
 
 class Column:
