@@ -204,6 +204,7 @@ class _Importance:
     """Rows as weight and reward: two scores that are never negative, one for each end."""
 
     kind = ""
+    largest_weight: float | None = None
 
     def __init__(self, bounds: tuple[float, float] = (0.0, 1.0), *, level: float = 0.95) -> None:
         self.n = 0
@@ -217,8 +218,8 @@ class _Importance:
         Raises
         ------
         InvalidInputError
-            If a weight is negative or not finite, or a reward outside of the declared range:
-            naming the row.
+            If a weight is negative, not finite or above the declared largest, or a reward
+            outside of the declared range: naming the row.
         """
         factors = check_values(weights, "weights", start=self.n)
         paid = scaled(rewards, self.bounds, "rewards", start=self.n)
@@ -230,6 +231,13 @@ class _Importance:
             row = int(np.argmax(factors < 0.0))
             raise InvalidInputError(
                 f"must be at least 0, got {factors[row]}", field=f"weights[{self.n + row}]"
+            )
+        most = math.inf if self.largest_weight is None else self.largest_weight
+        if (factors > most).any():
+            row = int(np.argmax(factors > most))
+            raise InvalidInputError(
+                f"{factors[row]} is above the declared largest weight {most}",
+                field=f"weights[{self.n + row}]",
             )
         self.n += len(factors)
         return factors, paid
@@ -344,12 +352,6 @@ class ImportanceBetting(_Importance):
         scores = [earned, lacked]
         if self.largest_weight is not None:
             most = self.largest_weight
-            if (factors > most).any():
-                row = int(np.argmax(factors > most))
-                raise InvalidInputError(
-                    f"{factors[row]} is above the declared largest weight {most}",
-                    field=f"weights[{self.n - len(factors) + row}]",
-                )
             # 1 - lacked lies in [1 - most, 1]: moved to [0, 1]
             scores += [1.0 - lacked / most, 1.0 - earned / most]
         for side, x in enumerate(scores):

@@ -154,7 +154,7 @@ def _looked_at(sequence: Sequence, values: Floats) -> list[Interval | None]:
     edges = _edges(len(values))
     for start, stop in itertools.pairwise(edges):
         sequence.add(values[start:stop])
-        found.append(sequence.interval)
+        found.append(_try(partial(getattr, sequence, "interval")))
     return found
 
 
@@ -183,7 +183,7 @@ def _by_sequence(trial: Trial) -> Looks:
         for start, stop in itertools.pairwise(edges):
             rows = part_of(trial.weighed, start, stop)
             weighted.add(rows.weights, rows.rewards)
-            looks.append(weighted.interval)
+            looks.append(_try(partial(getattr, weighted, "interval")))
         yield "ips", label, looks
 
 
