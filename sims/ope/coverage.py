@@ -123,7 +123,7 @@ def _by_formula(trial: Trial) -> Looks:
     moments = Moments.of(terms_of("ips", trial.weighed))
     most = trial.largest_weight
     yield "ips", "bernstein", [intervals.empirical_bernstein(moments, (0.0, most), LEVEL)]
-    if moments.values <= {0.0, most}:
+    if set(np.unique(trial.weighed.weights).tolist()) <= {0.0, most}:  # not scores: no selection
         yield "ips", "clopper_pearson", [intervals.clopper_pearson(moments, most, LEVEL)]
 
 
