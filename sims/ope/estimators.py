@@ -8,7 +8,7 @@ batches and drawn anew for a bootstrap. Derivations: docs/math/ope.md.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,6 +61,11 @@ class Terms(NamedTuple):
         found: Floats = (self.numerators - ratio * self.denominators) / mean
         return found if self.offsets is None else found + (self.offsets - self.offsets.mean())
 
+    def part(self, start: int, stop: int) -> "Terms":
+        """Give the terms of some rows."""
+        offsets = None if self.offsets is None else self.offsets[start:stop]
+        return Terms(self.numerators[start:stop], self.denominators[start:stop], offsets)
+
     @property
     def is_mean(self) -> bool:
         """Whether the value is a plain mean of the numerators."""
@@ -95,25 +100,6 @@ class Weighed:
 
     def __len__(self) -> int:
         return len(self.rewards)
-
-    @classmethod
-    def joined(cls, parts: "list[Weighed]") -> Self:
-        """Put batches one after the other."""
-        if not parts:
-            raise InvalidInputError("has no rows", field="log")
-
-        def column(name: str) -> Floats | None:
-            found = [getattr(part, name) for part in parts]
-            return None if found[0] is None else np.concatenate(found)
-
-        return cls(
-            rewards=np.concatenate([part.rewards for part in parts]),
-            weights=np.concatenate([part.weights for part in parts]),
-            fitted=column("fitted"),
-            direct=column("direct"),
-            balanced=column("balanced"),
-            is_normalised=parts[0].is_normalised,
-        )
 
 
 Function = Callable[[Weighed, float], Terms]
