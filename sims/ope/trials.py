@@ -111,7 +111,7 @@ def skewed(rng: Rng, n: int) -> Trial:
 
 
 def rare(rng: Rng, n: int) -> Trial:
-    """Draw five clicks in a thousand, a uniform log, and a policy that always sends the same."""
+    """Draw six clicks in a thousand, a uniform log, and a policy that always sends the same."""
     always = np.zeros((4, 5))
     always[:, 1] = 1.0
     return _trial(rng, n, rates=RATES / 60.0, logging=np.full((4, 5), 0.2), evaluated=always)
