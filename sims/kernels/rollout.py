@@ -149,7 +149,7 @@ def pick_by_means(centre: Floats, eligible: Bools, u: float, rule: Rule) -> int:
 
 
 @kernel
-def choose_arm(  # noqa: PLR0913  arrays in, arrays out
+def choose_arm(
     x: Floats, eligible: Bools, number: int, arms: Floats, state: Floats, rule: Rule
 ) -> int:
     """Decide among independent arms by any rule; Thompson sampling without a floor is the engine's.
@@ -189,7 +189,7 @@ def choose_arm(  # noqa: PLR0913  arrays in, arrays out
 
 
 @kernel
-def play_arms(  # noqa: PLR0913  arrays in, arrays out
+def play_arms(
     scene: Scene,
     number: int,
     waiting: Waiting,
@@ -225,7 +225,7 @@ def play_arms(  # noqa: PLR0913  arrays in, arrays out
 
 
 @kernel
-def choose_shared(  # noqa: PLR0913  arrays in, arrays out
+def choose_shared(
     x: Floats,
     eligible: Bools,
     number: int,
@@ -250,7 +250,7 @@ def choose_shared(  # noqa: PLR0913  arrays in, arrays out
 
 
 @kernel
-def play_shared(  # noqa: PLR0913  arrays in, arrays out
+def play_shared(
     scene: Scene,
     number: int,
     waiting: Waiting,

@@ -27,7 +27,7 @@ def fill_uniforms(stream: Words, numbers: Ints, out: Floats) -> None:
 
 
 @kernel
-def fill_scores(  # noqa: PLR0913  arrays in, arrays out
+def fill_scores(
     active: Floats, starts: Ints, cells: Ints, weights: Floats, gather: Ints, out: Floats
 ) -> None:
     """Sum what every activity adds to every action.
