@@ -277,6 +277,7 @@ BAD_CELLS = [
     ("decided_at", None, "needs a time"),
     ("decision_id", None, "needs an id"),
     ("sequence", 1, "must be more than in every row before"),
+    ("sequence", 94, "must be more than in every row before"),  # as in the row above
     ("sequence", None, "needs a whole number"),
     ("snapshot_version", -1, "needs a whole number, 0 or more"),
     ("customer_key", None, "needs a customer"),
