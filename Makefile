@@ -50,6 +50,7 @@ bench-server: $(READY)
 bench-sims: $(READY)
 	$(BIN)/python -m benchmarks.sims
 	$(BIN)/python -m benchmarks.ope
+	$(BIN)/python -m benchmarks.large_log
 
 # Beside other engines: needs the benchmark harness next to the project, and their packages.
 bench-engine: $(READY)
