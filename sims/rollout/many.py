@@ -54,8 +54,7 @@ def played(
     UnavailableError
         If a worker dies or a cluster can not be reached.
     """
-    key = shards.key_of(plan)
-    shelf = None if folder is None else Shelf(folder / FOLDER, key)
+    shelf = None if folder is None else Shelf(folder / FOLDER, shards.key_of(plan))
     tracks = {} if shelf is None else _taken(plan, shelf, told)
     each = plan.customers * len(plan.policies)
     note = passed or _nothing
