@@ -24,6 +24,7 @@ from server.commands import (
     status,
     tokens,
     verify,
+    worlds,
 )
 from server.database import storage_error
 
@@ -59,6 +60,7 @@ app.command("decide-file")(campaigns.decide_file)
 app.command("reward-file")(campaigns.reward_file)
 app.command("expose")(ledger.expose)
 app.command("rollback")(ledger.rollback)
+app.add_typer(worlds.app, name="worlds")
 app.command("replay")(replay.replay)
 app.command("simulate")(simulate.simulate)
 app.command("verify")(verify.verify)

@@ -22,7 +22,7 @@ def write(path: Path, schema: ContextSchema, rows: Floats) -> Contexts:
         field.name: _column(field, rows[:, place]) for place, field in enumerate(schema.fields)
     }
     pq.write_table(pa.table(columns), path)
-    return Contexts(file=path.name, sha256=_digest(path))
+    return Contexts(file=path.name, sha256=digest(path))
 
 
 @lru_cache(maxsize=4)
@@ -35,7 +35,7 @@ def read(contexts: Contexts, schema: ContextSchema) -> Floats:
         Naming the file, and the row and column that no context could have given.
     """
     path = Path(contexts.file)
-    found = _digest(path)
+    found = digest(path)
     if found != contexts.sha256:
         raise InvalidInputError(
             f"has sha256 {found}, the world was made with {contexts.sha256}", field=str(path)
@@ -77,7 +77,14 @@ def _column(field: ContextField, values: Floats) -> pa.Array:
     return pa.array(values == 1.0 if field.kind == "flag" else values, kind, mask=~known)
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Give the SHA-256 of a file.
+
+    Raises
+    ------
+    InvalidInputError
+        If it can not be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -180,7 +180,7 @@ def columns(of: Played) -> list[tuple[int, float, int, int]]:
     seconds=st.sampled_from([0.5, 30.0, 600.0, 86_400.0]),
     delay=st.sampled_from([None, 1.0, 300.0, 3_000.0]),
 )
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_sharing_calls_changes_nothing(outcomes: int, seconds: float, delay: float | None):
     its = world(delay=None if delay is None else Delay(mean=delay))
     own = [{"of": "context:variant:channel"}]  # a bank of draws is named by its place in the log
@@ -248,7 +248,7 @@ def test_waiting_longer_for_a_publication_costs_more():
         rollout(
             spec(),
             its,
-            customers=1_500,
+            customers=800,
             replications=3,
             learning=Published(outcomes=n, seconds=86_400.0),
         )

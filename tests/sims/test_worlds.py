@@ -1,9 +1,10 @@
 """Worlds: rates by hand, customers by their shares, and examples that fit together."""
 
+import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sims.worlds import (
     EXAMPLES,
     Arrivals,
     Availability,
+    Contexts,
     Course,
     Delay,
     Effect,
@@ -335,3 +337,56 @@ def test_an_error_names_file_and_field(tmp_path: Path, text: str, told: str):
     with pytest.raises(InvalidInputError, match=re.escape(told)) as caught:
         worlds.read(path)
     assert caught.value.field == str(path)
+
+
+# --- the reference ------------------------------------------------------------------------
+
+
+REFERENCE = Path(__file__).parents[2] / "docs/reference/worlds.md"
+PARTS = {
+    "The file": World, "Traits": Trait, "Segments": Segment, "Contexts": Contexts,
+    "Effects": Effect, "Generated": Generated, "Wheel": Wheel, "Traffic": Traffic, "Delay": Delay,
+    "Fatigue": Fatigue, "Unsubscribes": Unsubscribes, "Availability": Availability,
+}  # fmt: skip
+
+
+def test_the_reference_has_every_part_of_a_world():
+    parts = {part for part in map(worlds.__dict__.get, worlds.__all__) if is_dataclass(part)}
+    assert parts == set(PARTS.values())
+
+
+@pytest.mark.parametrize("heading", PARTS)
+def test_every_field_of_a_world_is_documented_with_its_default(heading: str):
+    section = re.split(r"^#{2,3} ", REFERENCE.read_text(), flags=re.MULTILINE)
+    [text] = [part for part in section if part.startswith(f"{heading}\n")]
+    told = {}
+    for line in re.findall(r"^\| `(\w+)` \|.*$", text, flags=re.MULTILINE):
+        row = next(r for r in text.splitlines() if r.startswith(f"| `{line}` |"))
+        told[line] = row.split(" | ")[2]
+    declared = {}
+    for field in fields(PARTS[heading]):
+        default = field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+            default = {} if is_dataclass(default) else default
+        if default is MISSING:
+            declared[field.name] = "required"
+        elif default is None:
+            declared[field.name] = "none"
+        else:
+            declared[field.name] = f"`{json.dumps(default)}`"
+    assert told == declared
+
+
+def test_the_worlds_of_the_reference_are_worlds(tmp_path: Path):
+    shown = re.findall(r"<!-- world -->\n```toml\n(.*?)```", REFERENCE.read_text(), re.DOTALL)
+    assert len(shown) == 2
+    for text in shown:
+        (tmp_path / "world.toml").write_text(text)
+        assert worlds.read(tmp_path / "world.toml").reward == "click"
+
+
+def test_every_world_that_ships_is_in_the_reference():
+    _, _, section = REFERENCE.read_text().partition("## Worlds that")
+    told = re.findall(r"^\| `([\w-]+)` \| ", section, re.MULTILINE)
+    assert sorted(told) == worlds.names()
