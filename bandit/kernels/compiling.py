@@ -60,9 +60,9 @@ def _compiled(function: F, *, inlined: bool) -> F:
     folder = _cache_folder(Path(function.__code__.co_filename).parent)
     _CONFIG.CACHE_DIR = str(folder)
     try:
-        compiled = numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=inlined)(
-            function
-        )
+        compiled: Any = numba.njit(
+            cache=True, nogil=True, error_model="numpy", forceinline=inlined
+        )(function)
     finally:
         _CONFIG.CACHE_DIR = elsewhere
     files = compiled._cache._cache_file  # numba has no public name for it

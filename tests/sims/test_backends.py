@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -29,6 +28,7 @@ from sims.rollout.tasks import reduce
 from sims.rollout.tracks import Track
 from sims.shards import Shard, Shelf, cut, gaps, key_of
 from sims.worlds import catalogue
+from tests.sims import jobs
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0
@@ -84,23 +84,17 @@ def test_the_size_of_shards_changes_nothing(
 
 
 def test_results_may_come_in_any_order(alone: Rollout, monkeypatch: pytest.MonkeyPatch):
-    def backwards(_: Backend, function: Callable[[Shard], Track], jobs: list[Shard]) -> Results:
-        for place in reversed(range(len(jobs))):
-            yield place, function(jobs[place])
+    def backwards(_: Backend, function: Callable[[Shard], Track], todo: list[Shard]) -> Results:
+        for place in reversed(range(len(todo))):
+            yield place, function(todo[place])
 
     monkeypatch.setattr(Backend, "run", backwards)
     assert same(played(plan(), Backend()), alone)
 
 
-def _threads(_: int) -> list[int]:
-    from threadpoolctl import threadpool_info
-
-    return [pool["num_threads"] for pool in threadpool_info()] + [os.getpid()]
-
-
 def test_a_job_has_one_thread_for_linear_algebra():
     for how in (Backend(), Backend(kind="loky", workers=2)):
-        for _, (*threads, pid) in how.run(_threads, [0, 1]):
+        for _, (*threads, pid) in how.run(jobs.threads, [0, 1]):
             assert threads
             assert set(threads) == {1}
             assert (pid == os.getpid()) == (how.kind == "here")
@@ -287,25 +281,18 @@ def test_a_run_that_is_ended_goes_on(ended_by: signal.Signals, alone: Rollout, t
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def _die_at_three(job: int) -> int:
-    if job == 3:
-        time.sleep(1.0)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return job
-
-
 def test_a_worker_that_dies_is_told_and_what_came_before_is_kept(
     alone: Rollout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     found = []
     with pytest.raises(UnavailableError, match="a worker process died"):
-        for place, result in Backend(kind="loky", workers=2).run(_die_at_three, [0, 1, 2, 3]):
+        for place, result in Backend(kind="loky", workers=2).run(jobs.dies_at_three, [0, 1, 2, 3]):
             found.append(place)
             assert place == result
     assert set(found) <= {0, 1, 2}
 
-    def dies(_: Backend, function: Callable[[Shard], Track], jobs: list[Shard]) -> Results:
-        yield 0, function(jobs[0])
+    def dies(_: Backend, function: Callable[[Shard], Track], todo: list[Shard]) -> Results:
+        yield 0, function(todo[0])
         raise UnavailableError("a worker process died")
 
     with monkeypatch.context() as patched:
@@ -319,25 +306,17 @@ def test_a_worker_that_dies_is_told_and_what_came_before_is_kept(
     assert same(played(plan(), folder=tmp_path, told=lambda _: None), alone)
 
 
-def _fails(job: int) -> int:
-    raise InvalidInputError("is bad", field=f"jobs[{job}]")
-
-
 def test_an_error_of_a_job_comes_as_it_is():
     for how in (Backend(), Backend(kind="loky", workers=2)):
         with pytest.raises(InvalidInputError, match=r"^jobs\[\d\]: is bad$"):
-            list(how.run(_fails, [0, 1, 2]))
+            list(how.run(jobs.fails, [0, 1, 2]))
 
 
 def test_results_need_not_all_be_taken():
-    found = Backend(kind="loky", workers=2).run(_same, list(range(50)))
+    found = Backend(kind="loky", workers=2).run(jobs.same, list(range(50)))
     next(found)
     found.close()  # type: ignore[attr-defined]
-    assert sorted(Backend(kind="loky", workers=2).run(_same, [1, 2])) == [(0, 1), (1, 2)]
-
-
-def _same(job: int) -> int:
-    return job
+    assert sorted(Backend(kind="loky", workers=2).run(jobs.same, [1, 2])) == [(0, 1), (1, 2)]
 
 
 def test_a_worker_of_another_version_is_refused():
@@ -387,7 +366,7 @@ def test_a_scheduler_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(backends, "CONNECT_SECONDS", 0.5)
     how = Backend(kind="dask", scheduler="tcp://127.0.0.1:9")
     with pytest.raises(UnavailableError, match=r"dask gave up: .*127\.0\.0\.1:9"):
-        list(how.run(_same, [1]))
+        list(how.run(jobs.same, [1]))
 
 
 def test_the_command_goes_on_in_processes(tmp_path: Path):
@@ -466,5 +445,5 @@ def _dispatcher(path: Path) -> Any:  # noqa: ANN401  numba's own
 
 def test_nothing_of_joblibs_settings_is_left_behind():
     with parallel_config("threading"):
-        found = Backend(kind="loky", workers=2).run(_threads, [0, 1])
+        found = Backend(kind="loky", workers=2).run(jobs.threads, [0, 1])
         assert all(pid != os.getpid() for _, (*_, pid) in found)
