@@ -6,6 +6,7 @@ updates; then 2,400 actions with shared weights; then two processes beside one.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -161,12 +162,15 @@ def two_processes(replications: int = 8) -> float:
     of = plan(linear(), CUSTOMERS, replications)
     shards = [Shard(r, r + 1) for r in range(replications)]
     warm = plan(linear(), 5_000, 2)
-    taken, found = {}, {}
+    taken: dict[int, float] = {}
+    found = {}
     for how in (Backend(), Backend(kind="loky", workers=2)):
         list(how.run(partial(task, warm), shards[:2]))  # its processes stay for what follows
-        start = time.perf_counter()
-        tracks = dict(how.run(partial(task, of), shards))
-        taken[how.workers] = time.perf_counter() - start
+        taken[how.workers] = math.inf
+        for _ in range(2):  # the first may still find a process that starts
+            start = time.perf_counter()
+            tracks = dict(how.run(partial(task, of), shards))
+            taken[how.workers] = min(taken[how.workers], time.perf_counter() - start)
         found[how.workers] = reduce(of, [tracks[r] for r in range(replications)]).track
     for mine, theirs in zip(found[1], found[2], strict=True):
         np.testing.assert_array_equal(mine, theirs)
