@@ -17,6 +17,7 @@ from bandit.policy import PolicySpec
 from bandit.spec import ExperimentSpec
 from server.commands import options, show, through_server
 from sims import worlds
+from sims.backends import Backend
 from sims.rollout import (
     AtOnce,
     Estimate,
@@ -27,9 +28,8 @@ from sims.rollout import (
     detection,
     named,
     plan_of,
+    played,
     reduce,
-    shards,
-    task,
 )
 from sims.rollout.plan import BASELINE, UNIFORM
 from sims.worlds import World, catalogue
@@ -71,7 +71,21 @@ def simulate(  # noqa: PLR0913  one per option
             "--through-server", help="Play a real server, too, and compare every decision."
         ),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for JSON and Parquet.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for JSON and Parquet, and for finished shards: the same again goes on."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; else this one, or one per core with --backend.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="here, loky (the default with --workers), dask or ray.")
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(help="Address of a running Dask scheduler, or Ray cluster.")
+    ] = "",
 ) -> None:
     """Let policies decide for the same simulated customers: regret, reward, lift, time to detect.
 
@@ -92,9 +106,12 @@ def simulate(  # noqa: PLR0913  one per option
         raise InvalidInputError(
             "a server publishes now and then; give --publish-every", field="through_server"
         )
+    how = Backend.of(workers, backend, scheduler)
+    if through_server and how.kind != "here":
+        raise InvalidInputError("goes without --through-server", field="backend")
     if out is not None:
         _made(out)
-    found = _through(plan) if through_server else _played(plan)
+    found = _through(plan) if through_server else _played(plan, how, out)
     _show(found)
     if out is not None:
         _write(found, out)
@@ -149,12 +166,17 @@ def _policies(spec: ExperimentSpec, asked: list[str]) -> dict[str, PolicySpec | 
     return found or None
 
 
-def _played(plan: Plan) -> Rollout:
-    """Play all replications in this process, behind a progress bar."""
+def _played(plan: Plan, how: Backend, out: Path | None) -> Rollout:
+    """Play all replications somewhere, behind a progress bar."""
     with _progress() as progress:
         bar = progress.add_task("simulate", total=_decisions(plan))
-        tracks = [task(plan, shard, partial(progress.advance, bar)) for shard in shards(plan)]
-    return reduce(plan, tracks)
+        return played(
+            plan,
+            how,
+            folder=out,
+            passed=partial(progress.advance, bar),
+            told=partial(typer.echo, err=True),
+        )
 
 
 def _through(plan: Plan) -> Rollout:

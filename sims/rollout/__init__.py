@@ -4,11 +4,14 @@
 """
 
 from sims.rollout.detect import Detection, Seen, detection
+from sims.rollout.many import played
 from sims.rollout.plan import AtOnce, Learning, Plan, Published, named
 from sims.rollout.power import Power, SampleSize, sample_size
 from sims.rollout.records import Estimate, Line, Rollout
-from sims.rollout.run import Shard, plan_of, reduce, rollout, shards, task
+from sims.rollout.run import plan_of, rollout
+from sims.rollout.tasks import reduce, shards, task
 from sims.rollout.tracks import Track
+from sims.shards import Shard
 
 __all__ = [
     "AtOnce",
@@ -27,6 +30,7 @@ __all__ = [
     "detection",
     "named",
     "plan_of",
+    "played",
     "reduce",
     "rollout",
     "sample_size",
