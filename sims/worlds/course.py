@@ -205,6 +205,10 @@ class Course:
             outcomes[history.unsubscribed(arrivals.customers)] = self._feedback.failure
         return outcomes
 
+    def means(self, expected: Floats) -> Floats:
+        """Give the probabilities (logistic) or mean values that outcomes were expected of."""
+        return self._feedback.means(expected)
+
     def optimum(self, arrivals: Arrivals, expected: Floats) -> Floats:
         """Give the best expected outcome among the actions that each visit may get, (n,)."""
         if not self._changes and self.spec.actions.mask.all():
