@@ -478,7 +478,9 @@ def test_who_expects_nothing_has_not_left():
     assert 0.8 < said.rewards.std() < 1.2
     assert 0.35 < said.unsubscribed.mean() < 0.65
     history.add(arrivals.customers, arrivals.times, np.ones(400, dtype=bool), said.unsubscribed)
-    later = course.respond(arrivals, 0, said.unsubscribed * 0, course.expected(arrivals, 0, history))
+    later = course.respond(
+        arrivals, 0, said.unsubscribed * 0, course.expected(arrivals, 0, history)
+    )
     assert not later.rewards[said.unsubscribed].any()
     assert later.rewards[~said.unsubscribed].all()
 
