@@ -16,7 +16,6 @@ from bandit.errors import BanditError, InvalidInputError
 from bandit.policy import PolicySpec
 from bandit.spec import ExperimentSpec
 from server.commands import options, show, through_server
-from sims import worlds
 from sims.backends import Backend
 from sims.rollout import (
     AtOnce,
@@ -138,19 +137,21 @@ def _asked(spec: Path | None, world: Path | None, preset: str) -> tuple[Experime
         if world is not None:
             raise InvalidInputError("goes without --preset", field="world")
         shipped = catalogue.preset(preset)
-        return (shipped.spec if spec is None else options.read_spec(spec)), shipped.world
+        if spec is None:
+            return shipped.spec, shipped.world
+        world = catalogue.world_file_of(preset)
     if spec is None:
         raise InvalidInputError("name a file, or a --preset", field="spec")
-    experiment = options.read_spec(spec)
     if world is None:
         world = spec.with_suffix(".world.toml")
-        if not world.exists():
+        if spec.exists() and not world.exists():
             raise InvalidInputError(
                 f"name one with --world, or a --preset: there is no {world.name} beside the "
                 "experiment",
                 field="world",
             )
-    return experiment, worlds.read(world)
+    found = catalogue.load(spec, world)
+    return found.spec, found.world
 
 
 def _policies(spec: ExperimentSpec, asked: list[str]) -> dict[str, PolicySpec | str] | None:

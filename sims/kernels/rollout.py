@@ -6,13 +6,14 @@ so a step gives the bits that ``bandit.online`` gives. An outcome that is not du
 heap, ordered by when it is due and then by customer.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from bandit.kernels.compiling import Bools, Floats, Ints, Words, kernel
 from bandit.kernels.layouts import Planes, Terms
-from bandit.kernels.moments import joint_means
+from bandit.kernels.moments import joint_means, joint_moments
 from bandit.kernels.online import (
     draw_arm,
     draw_shared,
@@ -236,7 +237,7 @@ def choose_shared(
     planes: Planes,
     rule: Rule,
 ) -> int:
-    """Decide with shared weights: Thompson sampling, epsilon-greedy or softmax."""
+    """Decide with shared weights, by any rule but top-two."""
     if rule.kind == THOMPSON:
         if rule.floor > 0.0:
             u = uniform(stream_of(state), (number << 20) + _PICK)
@@ -246,6 +247,14 @@ def choose_shared(
         return draw_shared(x, eligible, number, mean, root, state, terms, planes)
     u = uniform(stream_of(state), (number << 20) + _PICK)
     centre = joint_means(x.reshape(1, -1), mean, terms, planes)
+    if (
+        rule.kind == LINUCB
+    ):  # the root's rows stand for m draws: their sum of squares is the variance
+        m = mean.shape[0]
+        rows = root.T.copy()
+        _, spread = joint_moments(x.reshape(1, -1), np.zeros(m), rows, terms, planes)
+        for a in range(centre.shape[1]):
+            centre[0, a] += rule.parameter * (scale_of(state) * math.sqrt(m) * spread[0, a])
     return pick_by_means(centre, eligible, u, rule)
 
 

@@ -90,7 +90,8 @@ def detection(found: Rollout, policy: str, against: str = BASELINE) -> Detection
 
     Each replication is a test with as many customers in either arm. The other arm is that of the
     next replication: arms on common random numbers would resemble each other, as the customers of
-    a real test do not.
+    a real test do not. Where every replication has a truth of its own, only the noise of the other
+    arm is the next replication's, and what it is expected to earn that of the same one.
 
     Raises
     ------
@@ -112,6 +113,9 @@ def detection(found: Rollout, policy: str, against: str = BASELINE) -> Detection
         raise InvalidInputError("is the policy itself", field="against")
     mine, theirs = _arm(found, policy), _arm(found, against).rolled()
     difference = mine.mean - theirs.mean
+    if plan.world.is_drawn_anew:
+        value = found.each("value", against)
+        difference -= value - np.roll(value, -1, axis=0)
     variance = mine.variance + theirs.variance
     looks = (mine.count >= FEWEST) & (theirs.count >= FEWEST) & (variance > 0.0)
     half = float(special.ndtri(0.5 + CONFIDENCE / 2)) * np.sqrt(variance)

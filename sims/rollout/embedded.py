@@ -22,8 +22,6 @@ _PARAMETERS = {
     "epsilon_greedy": (kernels.EPSILON_GREEDY, "epsilon"),
     "softmax": (kernels.SOFTMAX, "temperature"),
 }
-_SHARED = ("thompson_sampling", "epsilon_greedy", "softmax")
-"""Kinds that need no spreads, or draw all weights together."""
 
 
 class Block(NamedTuple):
@@ -63,15 +61,15 @@ class Player(Protocol):
 def can_learn_at_once(experiment: Experiment) -> bool:
     """Whether there is a compiled loop for this policy.
 
-    The others - Beta-Bernoulli, pooled, forgetful, and LinUCB or top-two with shared weights -
-    are published after every outcome instead, which is the same law and slower.
+    The others - Beta-Bernoulli, pooled, forgetful, and top-two with shared weights - are
+    published after every outcome instead, which is the same law and slower.
     """
     policy = experiment.spec.policy
     if policy.kind in ("uniform", "fixed"):
         return True
     if policy.posterior == "beta_bernoulli" or policy.pooled or policy.half_life is not None:
         return False
-    return not experiment.spec.is_joint or policy.kind in _SHARED
+    return not experiment.spec.is_joint or policy.kind != "top_two"
 
 
 def begin(experiment: Experiment) -> Player:

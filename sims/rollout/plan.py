@@ -231,7 +231,9 @@ def named(spec: ExperimentSpec, kind: str) -> PolicySpec:
     name, _, action = kind.partition(":")
     name = _SHORT.get(name, name)
     if name not in KINDS or (action and name != "fixed"):
-        raise InvalidInputError(f"{kind!r} is none of {', '.join(KINDS)}", field="policy")
+        raise InvalidInputError(
+            f"{kind!r} is none of {', '.join((*KINDS, *_SHORT))}", field="policy"
+        )
     if name == spec.policy.kind and not action:
         return spec.policy
     defaults = PolicySpec()

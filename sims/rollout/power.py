@@ -18,6 +18,7 @@ from sims.rollout.records import CONFIDENCE
 from sims.worlds import Course, World
 
 _STEP = 1.15
+_SURE = 1.0 - 1e-9
 _MARGIN = 0.07
 _BOOTSTRAPS = 1_000
 _AHEAD = 2_048
@@ -78,8 +79,9 @@ def sample_size(  # noqa: PLR0913  what a test is made of
 ) -> SampleSize:
     """Find how many customers of each arm let a test see that one is better by a lift.
 
-    Both arms get the baseline; in one of them every expected outcome is raised by the lift. So the
-    noise is the world's: its rates, its mix of customers, what is never heard of.
+    Both arms get the baseline; in one of them every expected outcome is raised by the lift, but for
+    those who respond to everything already. So the noise is the world's: its rates, its mix of
+    customers, what is never heard of.
 
     Parameters
     ----------
@@ -111,8 +113,7 @@ def sample_size(  # noqa: PLR0913  what a test is made of
     b = spec.baseline
     action = spec.actions.index(b.variant, b.channel, b.slot)
     trials = [
-        _Trial(Course(world, spec, seed=seed, replication=r), spec, action, lift)
-        for r in range(tests)
+        _Trial(Course(world, spec, seed=seed, replication=r), action, lift) for r in range(tests)
     ]
     sizes: list[int] = []
     seen: list[Bools] = []
@@ -140,7 +141,7 @@ def sample_size(  # noqa: PLR0913  what a test is made of
 class _Trial:
     """One simulated test: customers in turn get the one arm and the other."""
 
-    def __init__(self, course: Course, spec: ExperimentSpec, action: int, lift: float) -> None:
+    def __init__(self, course: Course, action: int, lift: float) -> None:
         if not course.is_memoryless:
             raise InvalidInputError(
                 "is not memoryless: arms would share customers who get tired; leave fatigue and "
@@ -151,7 +152,6 @@ class _Trial:
         self._history = course.history()
         self._action = action
         self._factor = 1.0 + lift
-        self._most = max(reward.weight * reward.bounds[1] for reward in spec.outcome.rewards)
         self._is_rate = course.world.response == "logistic"
         self._used = 0
         self._ahead = np.empty(0)
@@ -173,13 +173,16 @@ class _Trial:
         """Give what the next customers earn, in their arms in turn."""
         arrivals = self._course.arrivals(start, stop)
         expected = self._course.expected(arrivals, start, self._history)
-        expected[1::2] *= self._factor
-        if self._is_rate and expected[1::2, self._action].max() > self._most:
-            raise InvalidInputError(
-                f"raises some customer's rate above 1: an outcome of "
-                f"{expected[1::2, self._action].max():.3f} where {self._most:.3f} is the most",
-                field="lift",
-            )
+        arm = expected[1::2, self._action]
+        raised = arm * self._factor
+        if self._is_rate:
+            raised = np.where(self._course.means(arm) < _SURE, raised, arm)  # bots do all they can
+            highest = self._course.means(raised).max()
+            if highest > 1.0 + 1e-9:
+                raise InvalidInputError(
+                    f"raises some customer's rate above 1, to {highest:.3f}", field="lift"
+                )
+        expected[1::2, self._action] = raised
         actions = np.full(stop - start, self._action)
         return self._course.respond(arrivals, start, actions, expected).rewards
 

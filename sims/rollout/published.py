@@ -171,7 +171,7 @@ class Run:
     def __init__(self, engine: Engine, learning: Published, *, is_timed: bool = False) -> None:
         self._engine = engine
         self._most = learning.outcomes
-        self._seconds = round(learning.seconds * 1e6)
+        self._seconds = math.ceil(learning.seconds * 1e6)  # instants are whole microseconds
         self._is_timed = is_timed
         self._pending: list[tuple[int, int, float, bool]] = []
         self._told: list[tuple[int, float]] = []  # due, not handed over yet

@@ -123,32 +123,33 @@ class Rollout:
         Parameters
         ----------
         is_relative
-            Divided by the reference's mean expected outcome over all replications, NaN unless
-            that is positive; else the difference per customer.
+            Around the ratio of means less one, NaN unless the reference's is positive; else the
+            difference per customer.
 
         Raises
         ------
         InvalidInputError
             If there is no such label.
+
+        Notes
+        -----
+        Relative lifts are those of the ratio to first order, so that their mean is the ratio's and
+        their spread has both errors in it (Cochran, Sampling Techniques, 1977, section 6.3).
         """
         mine, theirs = self.each("value", label), self.each("value", against)
         if not is_relative:
             return mine - theirs
         base = theirs.mean(axis=0)
-        return np.asarray((mine - theirs) / np.where(base > 0.0, base, np.nan))
+        base = np.where(base > 0.0, base, np.nan)
+        ratio = mine.mean(axis=0) / base
+        return np.asarray((mine - ratio * theirs) / base + (ratio - 1.0))
 
     def estimate(self, measure: str, label: str) -> list[Estimate]:
         """Give a measure's mean and interval at every checkpoint; see ``each``."""
         return _estimates(self.each(measure, label))
 
     def lift(self, label: str, against: str) -> list[Estimate]:
-        """Give the relative lift's mean and interval at every checkpoint.
-
-        Notes
-        -----
-        A ratio of means, with the interval of the difference on common random numbers: the
-        reference's own error is left out, which is small beside it as long as the lift is.
-        """
+        """Give the relative lift's mean and interval at every checkpoint; see ``lifts``."""
         return _estimates(self.lifts(label, against))
 
     def lines(self, *, only_last: bool = False) -> Iterator[Line]:

@@ -76,6 +76,6 @@ def _replication(plan: Plan, replication: int, passed: Callable[[int], None] | N
         scene = scenes.read(start, min(start + size, plan.customers))
         for performer, tracker in zip(performers, trackers, strict=True):
             tracker.add(performer.perform(scene))
-        if passed is not None:
-            passed(len(scene.which) * len(performers))
+            if passed is not None:
+                passed(len(scene.which))
     return joined_policies(replication, trackers)

@@ -36,7 +36,12 @@ def preset(name: str) -> Preset:
     """
     if name not in names():
         raise NotFoundError(f"no world {name[:64]!r}; there are {', '.join(names())}", field="name")
-    return load(PRESETS / f"{name}.toml", PRESETS / f"{name}{_WORLD}")
+    return load(PRESETS / f"{name}.toml", world_file_of(name))
+
+
+def world_file_of(name: str) -> Path:
+    """Give the file of a world that ships."""
+    return PRESETS / f"{name}{_WORLD}"
 
 
 def load(spec: Path, world: Path) -> Preset:

@@ -202,8 +202,13 @@ class Course:
         if self._sees_leaving:
             outcomes[~bots] += self._cost_of_leaving
         if self.world.unsubscribes is not None:
+            outcomes[self._gone(outcomes)] = np.nextafter(self._feedback.failure, np.inf)
             outcomes[history.unsubscribed(arrivals.customers)] = self._feedback.failure
         return outcomes
+
+    def means(self, expected: Floats) -> Floats:
+        """Give the probabilities (logistic) or mean values that outcomes were expected of."""
+        return self._feedback.means(expected)
 
     def optimum(self, arrivals: Arrivals, expected: Floats) -> Floats:
         """Give the best expected outcome among the actions that each visit may get, (n,)."""
@@ -300,7 +305,7 @@ class Course:
         return np.where(np.isclose(means, wheel.high), wheel.high_sd, wheel.sd)
 
     def _gone(self, expected: Floats) -> Bools:
-        """Mark who has unsubscribed: nothing pays, which is so for nobody else."""
+        """Mark who has unsubscribed: nothing pays, which ``expected`` says of nobody else."""
         if self.world.unsubscribes is None:
             return np.zeros(len(expected), dtype=np.bool_)
         return np.asarray((expected == self._feedback.failure).all(axis=1))

@@ -1,5 +1,7 @@
 """Whether a world fits an experiment: fields, levels, rewards, and always something to send."""
 
+from collections.abc import Iterable
+
 from bandit.actions import FACTORS, Exclusion
 from bandit.context import ContextField
 from bandit.errors import InvalidInputError
@@ -22,7 +24,10 @@ def check(world: World, spec: ExperimentSpec) -> None:
     fields = {field.name: field for field in spec.context}
     for name in (world.reward, world.unsubscribes and world.unsubscribes.reward):
         if name is not None and name not in spec.outcome.by_name:
-            raise InvalidInputError(f"no reward {name!r} in the experiment", field="reward")
+            raise InvalidInputError(
+                f"no reward {name!r} in the experiment{_known(spec.outcome.by_name)}",
+                field="reward",
+            )
     for i, trait in enumerate(world.traits):
         _check_trait(trait, fields, f"traits[{i}]")
     for j, segment in enumerate(world.segments):
@@ -53,10 +58,20 @@ def changes(world: World) -> list[float]:
     return sorted(day for day in days if day is not None)
 
 
+def _known(names: Iterable[str], most: int = 10) -> str:
+    """Give what could have been meant, to end a message with."""
+    listed = list(names)
+    if not listed:
+        return "; there is none"
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    verb = "is" if len(listed) == 1 else "are"
+    return f"; there {verb} {', '.join(listed[:most])}{more}"
+
+
 def _check_trait(trait: Trait, fields: dict[str, ContextField], path: str) -> None:
     field = fields.get(trait.field)
     if field is None:
-        raise InvalidInputError(f"no {trait.field!r} in the context", field=path)
+        raise InvalidInputError(f"no {trait.field!r} in the context{_known(fields)}", field=path)
     forms = {
         "low": ("number", "cyclic"), "mean": ("number", "cyclic"), "levels": ("category",),
         "share": ("flag",), "clock": ("number", "cyclic", "category"),
@@ -73,7 +88,9 @@ def _check_trait(trait: Trait, fields: dict[str, ContextField], path: str) -> No
             raise InvalidInputError(f"{trait.field!r} is a category, no hour", field=path)
     for name in wanted:
         if name not in field.levels:
-            raise InvalidInputError(f"no level {name!r} of {trait.field!r}", field=path)
+            raise InvalidInputError(
+                f"no level {name!r} of {trait.field!r}{_known(field.levels)}", field=path
+            )
     if field.outside == "reject" and not _is_inside(trait, field):
         raise InvalidInputError(
             f"draws outside of {field.bounds}, which {trait.field!r} rejects", field=path
@@ -98,7 +115,9 @@ def _check_effects(world: World, spec: ExperimentSpec, fields: dict[str, Context
         for name, wanted in (effect.when or {}).items():
             field = fields.get(name)
             if field is None:
-                raise InvalidInputError(f"no {name!r} in the context", field=f"{path}.when")
+                raise InvalidInputError(
+                    f"no {name!r} in the context{_known(fields)}", field=f"{path}.when"
+                )
             kinds = {bool: ("flag",), str: ("category",), tuple: ("number", "cyclic")}
             if field.kind not in kinds[type(wanted)]:
                 raise InvalidInputError(
@@ -106,7 +125,9 @@ def _check_effects(world: World, spec: ExperimentSpec, fields: dict[str, Context
                     field=f"{path}.when",
                 )
             if isinstance(wanted, str) and wanted not in field.levels:
-                raise InvalidInputError(f"no level {wanted!r} of {name!r}", field=f"{path}.when")
+                raise InvalidInputError(
+                    f"no level {wanted!r} of {name!r}{_known(field.levels)}", field=f"{path}.when"
+                )
         if effect.slope is not None:
             kind = fields[effect.slope].kind if effect.slope in fields else "field of another"
             if kind not in ("number", "flag"):
@@ -118,8 +139,9 @@ def _check_effects(world: World, spec: ExperimentSpec, fields: dict[str, Context
 
 def _check_level(spec: ExperimentSpec, factor: str, name: str | None, path: str) -> None:
     levels = dict(zip(FACTORS, spec.actions.factors, strict=True))[factor]
-    if name is not None and name not in {level.name for level in levels}:
-        raise InvalidInputError(f"no {factor} {name!r}", field=path)
+    names = [level.name for level in levels]
+    if name is not None and name not in names:
+        raise InvalidInputError(f"no {factor} {name!r}{_known(names)}", field=path)
 
 
 def _check_unsubscribes(world: World, spec: ExperimentSpec) -> None:

@@ -340,3 +340,9 @@ class World:
     def is_memoryless(self) -> bool:
         """Whether earlier messages change nothing."""
         return self.fatigue is None and self.unsubscribes is None
+
+    @property
+    def is_drawn_anew(self) -> bool:
+        """Whether every replication has a truth of its own, beside other customers."""
+        walks = any(effect.walk for effect in self.effects)
+        return walks or (self.generated is not None and self.generated.each_replication)

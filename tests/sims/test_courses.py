@@ -458,6 +458,33 @@ def test_after_unsubscribing_nothing_pays():
     assert left.sum() == 25
 
 
+def test_who_expects_nothing_has_not_left():
+    """A linear world without base or effects: values are noise, and a message makes half leave."""
+    rules = {"name": "r", "bounds": [-50, 50]}
+    spec = spec_file.from_data(
+        {
+            "name": "noise",
+            "actions": {"variants": ["a", "b"], "channels": ["email"]},
+            "outcome": {"window": 3_600, "rewards": [rules]},
+        }
+    )
+    traffic, rule = worlds.Traffic(customers=10_000_000), worlds.Unsubscribes(share=0.5)
+    world = World(reward="r", response="linear", noise=1.0, unsubscribes=rule, traffic=traffic)
+    course = Course(world, spec)
+    arrivals, history = course.arrivals(0, 400), course.history()
+    expected = course.expected(arrivals, 0, history)
+    assert expected.max() < 1e-300
+    said = course.respond(arrivals, 0, np.zeros(400, dtype=np.int64), expected)
+    assert 0.8 < said.rewards.std() < 1.2
+    assert 0.35 < said.unsubscribed.mean() < 0.65
+    history.add(arrivals.customers, arrivals.times, np.ones(400, dtype=bool), said.unsubscribed)
+    later = course.respond(
+        arrivals, 0, said.unsubscribed * 0, course.expected(arrivals, 0, history)
+    )
+    assert not later.rewards[said.unsubscribed].any()
+    assert later.rewards[~said.unsubscribed].all()
+
+
 def test_who_leaves_does_so_with_the_declared_probability():
     """20,000 visits: shares and the correlation with clicks within five standard errors."""
     course = Course(LEAVING, TOLD, seed=3)

@@ -13,7 +13,7 @@ from sims.rollout import Plan, Rollout, detection, rollout, sample_size
 from sims.rollout.detect import sequence_factor
 from sims.rollout.power import isotonic, wilson
 from sims.rollout.tracks import Track
-from sims.worlds import Effect, Fatigue, Traffic, World
+from sims.worlds import Delay, Effect, Fatigue, Traffic, World
 
 SPEC = from_data(
     {
@@ -89,6 +89,19 @@ def test_common_random_numbers_do_not_make_arms_alike():
     assert last.better + last.worse == pytest.approx(0.05, abs=4.8 * math.sqrt(0.05 * 0.95 / 400))
 
 
+def test_a_truth_of_each_replications_own_is_no_difference():
+    """Tastes walk by a log-odd a day, anew in every replication; both arms are one action.
+
+    At most 5 % + 4.8 sd of 400 tests (1 in 1e6); arms from different truths give 60 %.
+    """
+    its = world(effects=(Effect(adds=0.0, walk=1.0),), traffic=Traffic(per_hour=40))
+    same = {"a": "fixed:a/email", "b": "fixed:a/email"}
+    found = rollout(SPEC, its, same, customers=1_000, replications=400, checkpoints=(500, 1_000))
+    for seen in detection(found, "a", "b").seen:
+        assert 0.005 < seen.better + seen.worse < 0.05 + 4.8 * math.sqrt(0.05 * 0.95 / 400)
+        assert seen.by_now < 0.05
+
+
 def test_power_is_that_of_the_formula():
     """Two normal arms half a standard error apart at 100, so that the power is known.
 
@@ -158,6 +171,22 @@ def test_a_sample_size_is_that_of_the_formula():
     assert [point.customers for point in found.curve] == sorted(p.customers for p in found.curve)
     assert found.curve[-1].power >= 0.8
     assert found.table().num_rows == len(found.curve)
+
+
+def test_a_lift_is_never_more_than_can_come_in_time():
+    """Three of four clicks come in time: 20 % become 15 %, and twice that is the same sure 30 %."""
+    late = Delay(mean=3_600.0 / math.log(4.0))
+    sure = world(base=30.0, delay=late)  # all click, three of four in time
+    with pytest.raises(InvalidInputError, match="rate above 1"):
+        sample_size(SPEC, world(base=1.0, delay=late), lift=0.4, tests=20)
+    with pytest.raises(InvalidInputError, match="most: 100 customers of each arm see"):
+        sample_size(SPEC, sure, lift=0.3, tests=20, most=100)  # nobody can be raised
+
+
+def test_bots_do_not_keep_anybody_from_a_sample_size():
+    """Who clicks everything can not be raised, and only makes noise."""
+    with_bots = sample_size(SPEC, world(bots=0.02), lift=0.6, tests=60).customers
+    assert with_bots > sample_size(SPEC, world(), lift=0.6, tests=60).customers
 
 
 def test_a_larger_lift_needs_fewer():

@@ -18,6 +18,7 @@ from tests.sims.test_rollout_published import plan, spec, world
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Published]] = {
     "by outcomes": ({}, {}, Published(outcomes=25, seconds=86_400.0)),
     "by time": ({}, {}, Published(outcomes=1_000, seconds=900.0)),
+    "by 8300000.000000001 us": ({}, {}, Published(outcomes=1_000, seconds=8.3)),
     "by both, fading, customers who tire": (
         {"policy": {"half_life": 3_600.0, "draws": 32}},
         {
@@ -32,7 +33,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Published]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_server_makes_the_same_decisions(name: str):
     parts, its, learning = CASES[name]
-    of = plan(spec(**parts), world(**its), learning, customers=120 if "fading" in name else 300)
+    of = plan(
+        spec(**parts),
+        world(**its),
+        learning,
+        customers=120 if "fading" in name or "us" in name else 300,
+    )
     told: list[int] = []
     found = through_server.compare(of, told.append)
     assert found.difference is None

@@ -82,6 +82,27 @@ def test_what_can_not_be_is_told_in_one_line(name: str):
     assert message in str(failed)
 
 
+@pytest.mark.parametrize(
+    ("world", "message"),
+    [
+        ('reward = "clik"', "reward: no reward 'clik' in the experiment; there are visit, conv"),
+        (
+            'reward = "visit"\neffects = [{ adds = 1, variant = "Mens" }]',
+            "effects[0]: no variant 'Mens'; there are Mens E-Mail, Womens E-Mail, No E-Mail",
+        ),
+        ('reward = "visit"\ntraits = [{ field = "ag", low = 1, high = 2 }]', "no 'ag' in the con"),
+    ],
+)
+def test_a_world_that_does_not_fit_is_named_with_what_would(
+    tmp_path: Path, world: str, message: str
+):
+    (tmp_path / "w.toml").write_text(world)
+    _, failed = run(str(EXAMPLES / "hillstrom.toml"), "--world", str(tmp_path / "w.toml"))
+    assert isinstance(failed, BanditError)
+    assert str(failed).startswith(f"{tmp_path / 'w.toml'}: ")
+    assert message in str(failed)
+
+
 def test_a_folder_that_can_not_be_made(tmp_path: Path):
     (tmp_path / "file").touch()
     _, failed = run("--preset", "stationary", *SMALL, "--out", str(tmp_path / "file" / "x"))
