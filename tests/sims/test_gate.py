@@ -194,6 +194,14 @@ def test_a_harmful_policy_is_stopped_by_its_regret():
     assert "regret" in names
 
 
+def test_a_world_that_never_pays_shows_nothing():
+    world = replace(WORLD, base=-800.0, effects=())
+    found = {c.name: c for c in validate(short(WELCOME), {"w": world}).checks}
+    assert not found["learning"].passed
+    assert "nothing to learn" in found["learning"].found
+    assert found["regret"].passed
+
+
 def test_the_worst_segment_is_named():
     """Everybody likes pushes, but those without the app: with one action for all they lose."""
     world = replace(
@@ -279,6 +287,21 @@ def test_a_missing_value_can_leak_too():
     rows, rewards = drawn(2_000)
     rows[rewards > 0, 0] = np.nan
     assert not check_leaks(WELCOME, rows, rewards, "log").passed
+
+
+def test_a_category_of_many_levels_can_leak_too():
+    """Every third of 60 levels is only ever seen with a click, the others never."""
+    data = spec_file.to_data(WELCOME)
+    data["context"] = [{"name": "page", "kind": "category", "levels": [f"p{i}" for i in range(60)]}]
+    _, rewards = drawn(6_000)
+    rng = np.random.default_rng(3)
+    pages = np.where(
+        rewards > 0, 3 * rng.integers(0, 20, 6_000), 3 * rng.integers(0, 20, 6_000) + 1
+    )
+    rows = pages[:, None].astype(np.float64)
+    found = check_leaks(spec_file.from_data(data), rows, rewards, "log")
+    assert not found.passed
+    assert "page" in found.found
 
 
 def test_too_few_outcomes_say_nothing():
