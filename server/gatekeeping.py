@@ -49,7 +49,7 @@ class Gatekeeper:
         if not request.HasField("verdict"):
             raise InvalidInputError("is required", field="verdict")
         verdict = verdict_messages.read(request.verdict)
-        override = request.override and convert.text(request.override, "override", MAX_REASON)
+        override = _reason(request.override)
         if verdict.passed and override:
             raise InvalidInputError("every check holds, nothing to override", field="override")
 
@@ -93,7 +93,7 @@ class Gatekeeper:
         StateError
             Saying what is missing, and what to do.
         """
-        override = override and convert.text(override, "override", MAX_REASON)
+        override = _reason(override)
         if not self._is_required:
             return
         spec_hash = _digest(row)
@@ -112,6 +112,13 @@ class Gatekeeper:
             caller.tenant, caller.who, "experiment.override", row.name, None, told, override
         )
         audit_log.record(connection, change, self._clock())
+
+
+def _reason(override: str) -> str:
+    """Give why the gate is gone around, empty if it is not; blanks are no reason."""
+    if override and not override.strip():
+        raise InvalidInputError("holds only blanks: say why", field="override")
+    return override and convert.text(override, "override", MAX_REASON)
 
 
 def _digest(row: AnyRow) -> str:

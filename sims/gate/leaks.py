@@ -24,7 +24,7 @@ def check_leaks(spec: ExperimentSpec, rows: Floats, rewards: Floats, source: str
     enough = _is_enough(high[0::2]) and _is_enough(high[1::2])
     if enough:
         for column, field in enumerate(spec.context):
-            found = _area(rows[:, column], high)
+            found = _area(rows[:, column], high, BINS if field.kind != "category" else None)
             if found > worst:
                 worst, name = found, field.name
     told = f"{name!r} alone predicts the outcome: area under the ROC curve {worst:.3f}"
@@ -47,9 +47,9 @@ def _is_enough(high: Bools) -> bool:
     return bool(min(high.sum(), (~high).sum()) >= LEAST)
 
 
-def _area(values: Floats, high: Bools) -> float:
+def _area(values: Floats, high: Bools, most: int | None) -> float:
     """Give the area under the ROC curve of one field, on the rows it was not fitted to."""
-    places = _bins(values)
+    places = _bins(values, most)
     size = int(places.max()) + 1
     fitted, tested = slice(0, None, 2), slice(1, None, 2)
     counts = np.bincount(places[fitted], minlength=size)
@@ -63,11 +63,14 @@ def _area(values: Floats, high: Bools) -> float:
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
-def _bins(values: Floats) -> Ints:
-    """Give the bin of every value: itself where there are few, else of equal counts."""
+def _bins(values: Floats, most: int | None) -> Ints:
+    """Give the bin of every value: itself where there are at most ``most``, else of equal counts.
+
+    The numbers of a category's levels have no order, so these are never put together.
+    """
     missing = np.isnan(values)
     known = np.unique(values[~missing])
-    if len(known) <= BINS:
+    if most is None or len(known) <= most:
         places = np.searchsorted(known, values) + 1
     else:
         cuts = np.unique(np.quantile(values[~missing], np.linspace(0, 1, BINS + 1)[1:-1]))

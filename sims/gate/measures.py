@@ -159,6 +159,8 @@ def check_trial(spec: ExperimentSpec, trial: Trial) -> list[Check]:
     against = gain(trial, spec, 2)
     worst, segment = worst_segment(trial, spec)
     chance, _ = calibration([run.look for run in trial.runs])
+    drawn = np.concatenate([run.rewards for run in trial.runs])
+    pays = bool(len(drawn) and drawn.min() < drawn.max())
     found = [
         Check(
             name="regret",
@@ -174,13 +176,16 @@ def check_trial(spec: ExperimentSpec, trial: Trial) -> list[Check]:
         Check(
             name="learning",
             source=source,
-            passed=against.high >= 0.0,
+            passed=against.high >= 0.0 and pays,
             value=against.high,
             limit=0.0,
             bound="at least",
             found=f"in the last quarter it earns {against.mean:+.1%} against a uniform draw "
-            f"[{against.low:+.1%}, {against.high:+.1%}]",
-            why="A policy that ends below chance has learned something that is wrong.",
+            f"[{against.low:+.1%}, {against.high:+.1%}]"
+            if pays
+            else "no outcome of a uniform draw differs from another: there is nothing to learn",
+            why="A policy that ends below chance has learned something that is wrong, and where "
+            "outcomes never differ nothing is shown.",
         ),
         Check(
             name="worst_segment",

@@ -1,7 +1,8 @@
 """Segments: kinds of customers that the gate looks at one by one.
 
-Every level of a category, both values of a flag, the lower and the upper half of a number, each
-quarter of a cycle; and of every field those in whom it is missing.
+Every level of a category and all its other values together, both values of a flag, the lower and
+the upper half of a number, each quarter of a cycle; and of every field those in whom it is
+missing.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandit.context import ContextField
+from bandit.context import OTHER, ContextField
 from bandit.kernels.compiling import Bools, Floats
 from bandit.spec import ExperimentSpec
 
@@ -42,6 +43,7 @@ def _parts(field: ContextField, values: Floats) -> Iterator[tuple[str, Callable[
     if field.kind == "category":
         for place, level in enumerate(field.levels):
             yield f"= {level}"[:60], _equal(float(place))
+        yield "is none of the levels", _equal(OTHER)
     elif field.kind == "flag":
         yield "= yes", _equal(1.0)
         yield "= no", _equal(0.0)

@@ -133,7 +133,7 @@ def digest(world: World) -> str:
 def digest_of_log(log: Log) -> str:
     """Give the first 16 hexadecimal digits of the SHA-256 of what is read of a log."""
     made = hashlib.sha256()
-    for column in (log.actions, log.rewards, log.propensities, log.rows):
+    for column in (log.actions, log.rewards, log.propensities, log.rows, log.times):
         made.update(b"" if column is None else column.tobytes())
     return made.hexdigest()[:16]
 

@@ -203,6 +203,8 @@ class Counts:
         self._tables = np.zeros((4, 0, size))
         """By position and action: chosen, sum of 1 / p, sum of (1 - p) / p**2, target mass."""
         self._seen = np.zeros(0)
+        self._least = 1.0
+        """Smallest propensity that an action of the log can have had, as far as rows tell."""
         self._bins: Floats | None = None
         self.mismatches: int | None = None
         self._customers: dict[int, list[Ints]] = {}
@@ -236,6 +238,8 @@ class Counts:
             self._seen = np.concatenate([self._seen, np.zeros(more)])
         p, cells, many = log.propensities, positions * k + log.actions, len(self._seen)
         self._seen += np.bincount(positions, minlength=many)
+        least, others = float(p.min()), float((1.0 - p).min()) / max(k - 1, 1)
+        self._least = min(self._least, least, others if k > 1 else least)
         for table, each in zip(self._tables, (None, 1 / p, (1 - p) / p**2), strict=False):
             table += np.bincount(cells, each, minlength=many * k).reshape(many, k)
         for position in range(many):
@@ -293,8 +297,10 @@ class Counts:
         -----
         Where the propensities of all actions are known: bins. Else every action at every
         position: the sum of 1 / p over the rows that chose it has the number of rows as its
-        expectation, and the sum of (1 - p) / p**2 estimates its variance. The p-value is that of
-        the worst row times their number (Bonferroni).
+        expectation, and the sum of (1 - p) / p**2 estimates its variance. Rows in which it had
+        next to no chance and was not chosen are missing in both. So a sum that is short by d
+        has a variance of d / least more, where no propensity is below least. The p-value is that
+        of the worst row times their number (Bonferroni).
         """
         found = self._binned() if self._bins is not None else self._by_action()
         tested = np.array([row.z for row in found if not np.isnan(row.z)])
@@ -314,6 +320,8 @@ class Counts:
                 if chosen >= FEWEST:
                     # z of the excess of rows: chosen too often means propensities too small
                     distance = inverse - seen
+                    if distance < -1e-6 * seen:
+                        spread += -distance / max(self._least, 1e-300)
                     z = distance / spread**0.5 if spread > 0.0 else _far(distance, seen)
                 found.append(
                     Calibration(

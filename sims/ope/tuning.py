@@ -17,6 +17,8 @@ WIDTH = 1.0
 _QUANTILES = (0.999, 0.995, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5, 0.25, 0.1)
 _STRENGTHS = 20
 _SLACK = 6.0**0.5 - 1.0
+_TRACE = 0.01
+"""Share of the sum of all weights that the smallest may make up together and not matter."""
 
 
 class Candidate(NamedTuple):
@@ -39,10 +41,12 @@ def settings_of(name: str, weights: Floats) -> Floats:
 
     Notes
     -----
-    Limits of clipping and switching are quantiles of the positive weights, and 0 (the model
-    alone) where there is a model. Strengths of shrinkage are on the scale of squared weights,
-    geometric from 100 times the 95 % quantile squared to a hundredth of the 5 % quantile squared
-    (Su et al. 2020, section 7).
+    Limits of clipping and switching are quantiles of the weights. Strengths of shrinkage are on
+    the scale of squared weights, geometric from 100 times the 95 % quantile squared to a
+    hundredth of the 5 % quantile squared (Su et al. 2020, section 7). The smallest weights, which
+    make up a hundredth of the sum together, do not count: a policy that is sure gives most
+    rows weights such as 1e-30, and settings would be spread over scales where nothing happens.
+    The last setting is 0, the model alone, where there is a model.
 
     Raises
     ------
@@ -52,15 +56,17 @@ def settings_of(name: str, weights: Floats) -> Floats:
     estimator = ESTIMATORS[name]
     if not estimator.setting:
         raise InvalidInputError(f"{name!r} has nothing to set", field=f"settings.{name}")
-    positive = weights[weights > 0.0]
-    if not len(positive):
+    counted = np.sort(weights[weights > 0.0])
+    if not len(counted):
         return np.array([np.inf])
+    below = np.cumsum(counted)
+    counted = counted[below > _TRACE * below[-1]]
     if estimator.setting == "shrinkage":
-        low, high = np.quantile(positive, [0.05, 0.95])
-        strengths = np.geomspace(100.0 * high**2, 0.01 * low**2, _STRENGTHS)
-        return np.concatenate([[np.inf], strengths])
-    limits = np.unique(np.quantile(positive, _QUANTILES))[::-1]
-    end = [0.0] if estimator.setting == "switch" else []
+        low, high = np.quantile(counted, [0.05, 0.95])
+        limits = np.geomspace(100.0 * high**2, 0.01 * low**2, _STRENGTHS)
+    else:
+        limits = np.unique(np.quantile(counted, _QUANTILES))[::-1]
+    end = [0.0] if estimator.needs_model else []
     return np.concatenate([[np.inf], limits, end])
 
 

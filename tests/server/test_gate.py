@@ -185,11 +185,17 @@ def test_nothing_to_override_is_refused(gated: Peer):
     assert (found.code, found.field) == (grpc.StatusCode.INVALID_ARGUMENT, "override")
 
 
-def test_an_override_too_long_starts_nothing(gated: Peer):
+@pytest.mark.parametrize("override", ["x" * 501, "x" * 10**6, "  \n\t", "a\0b"])
+def test_an_override_that_is_no_reason_starts_nothing(gated: Peer, override: str):
     gated.create("welcome", start=False)
-    request = pb.StartExperimentRequest(name="welcome", override="x" * 501)
+    request = pb.StartExperimentRequest(name="welcome", override=override)
     assert refusal(gated.experiments.StartExperiment, request).field == "override"
+    stored = pb.SubmitVerdictRequest(
+        verdict=message(verdict(FAILS)), override=override, request_id="r"
+    )
+    assert refusal(gated.experiments.SubmitVerdict, stored).field == "override"
     assert gated.experiment("welcome").state == pb.STATE_DRAFT
+    assert [entry.action for entry in entries(gated)] == ["experiment.create"]
 
 
 # --- keeping verdicts -------------------------------------------------------------------

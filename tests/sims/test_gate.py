@@ -1,5 +1,6 @@
 """The gate stops what it should, by the check that should, and lets the rest pass."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from bandit import spec_file
+from bandit.context import OTHER
 from bandit.errors import InvalidInputError
 from bandit.gate import Gate
 from bandit.spec import ExperimentSpec
@@ -23,6 +25,7 @@ from sims.gate import examine, validate
 from sims.gate.leaks import check_leaks
 from sims.gate.logs import check_log, judge
 from sims.gate.measures import calibration, sample_size, shares
+from sims.gate.segments import segments_of
 from sims.gate.static import check_spec
 from sims.gate.trial import Look, Trial, trial
 from sims.log import Log
@@ -194,6 +197,14 @@ def test_a_harmful_policy_is_stopped_by_its_regret():
     assert "regret" in names
 
 
+def test_a_world_that_never_pays_shows_nothing():
+    world = replace(WORLD, base=-800.0, effects=())
+    found = {c.name: c for c in validate(short(WELCOME), {"w": world}).checks}
+    assert not found["learning"].passed
+    assert "nothing to learn" in found["learning"].found
+    assert found["regret"].passed
+
+
 def test_the_worst_segment_is_named():
     """Everybody likes pushes, but those without the app: with one action for all they lose."""
     world = replace(
@@ -210,6 +221,16 @@ def test_the_worst_segment_is_named():
     assert not check.passed
     assert "has_app = no" in check.found
     assert found["regret"].passed
+
+
+def test_every_customer_is_in_one_segment_of_every_field():
+    """Also whose category is none of the declared levels, or not known."""
+    ages, segments, flags = [18.0, 30.0, 80.0, np.nan], [0, 1, OTHER, np.nan], [0.0, 1.0, np.nan]
+    rows = np.array(list(itertools.product(ages, segments, flags)), dtype=np.float64)
+    found = segments_of(WELCOME, rows)
+    for column in range(3):
+        of_field = [one.members(rows) for one in found if one.column == column]
+        assert (np.sum(of_field, axis=0) == 1).all()
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +300,21 @@ def test_a_missing_value_can_leak_too():
     rows, rewards = drawn(2_000)
     rows[rewards > 0, 0] = np.nan
     assert not check_leaks(WELCOME, rows, rewards, "log").passed
+
+
+def test_a_category_of_many_levels_can_leak_too():
+    """Every third of 60 levels is only ever seen with a click, the others never."""
+    data = spec_file.to_data(WELCOME)
+    data["context"] = [{"name": "page", "kind": "category", "levels": [f"p{i}" for i in range(60)]}]
+    _, rewards = drawn(6_000)
+    rng = np.random.default_rng(3)
+    pages = np.where(
+        rewards > 0, 3 * rng.integers(0, 20, 6_000), 3 * rng.integers(0, 20, 6_000) + 1
+    )
+    rows = pages[:, None].astype(np.float64)
+    found = check_leaks(spec_file.from_data(data), rows, rewards, "log")
+    assert not found.passed
+    assert "page" in found.found
 
 
 def test_too_few_outcomes_say_nothing():

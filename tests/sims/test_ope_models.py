@@ -257,6 +257,18 @@ def test_settings_go_from_unbiased_to_the_model(name: str):
         tuning.settings_of("dr", weights)
 
 
+@pytest.mark.parametrize("name", [n for n, e in ESTIMATORS.items() if e.setting])
+def test_settings_lie_where_weights_are_and_end_at_the_model_alone(name: str):
+    """A sure policy gives most rows next to no weight; that is no scale to set anything to."""
+    random = np.random.default_rng(2)
+    large = random.exponential(2.0, size=300)
+    weights = np.concatenate([large, 10.0 ** random.uniform(-40, -20, size=700)])
+    found, alone = (tuning.settings_of(name, w) for w in (weights, large))
+    assert bool(found[-1] == 0.0) is ESTIMATORS[name].needs_model
+    assert found[found > 0.0].min() > 1e-6
+    assert found == pytest.approx(alone)
+
+
 def test_a_standard_error_counts_customers():
     rows = np.repeat(np.random.default_rng(1).standard_normal(50), 4)
     alone = standard_error(rows)
