@@ -19,15 +19,15 @@ from bandit.groups import Groups
 from bandit.spec import ExperimentSpec
 from server.commands import options, show
 from server.commands.replay_log import left_out
-from sims.candidates import Open, candidate, parts
 from sims.log import Log, batches
+from sims.log.tables import Source
 from sims.ope.balancing import Balancer
+from sims.ope.candidates import Open, candidate, parts
 from sims.ope.diagnostics import Diagnostics, Limits
 from sims.ope.evaluate import Evaluation
 from sims.ope.evaluate import evaluate as estimate
 from sims.ope.models import model_of
 from sims.ope.plan import Plan
-from sims.tables import Source
 
 SECRET = bytes(16)
 """Names draws of joint beliefs; nobody is decided for."""

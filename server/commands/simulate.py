@@ -17,7 +17,7 @@ from bandit.policy import PolicySpec
 from bandit.spec import ExperimentSpec
 from server.commands import options, show, through_server
 from sims import worlds
-from sims.rollout import (
+from sims.rollouts import (
     AtOnce,
     Estimate,
     Learning,
@@ -31,7 +31,7 @@ from sims.rollout import (
     shards,
     task,
 )
-from sims.rollout.plan import BASELINE, UNIFORM
+from sims.rollouts.plan import BASELINE, UNIFORM
 from sims.worlds import World, catalogue
 
 

@@ -9,7 +9,7 @@ from bandit.verdict import Check, Verdict
 from sims.gate.logs import Judged
 from sims.gate.measures import calibration, gain, regret, sample_size
 from sims.gate.trial import REFERENCES, Trial
-from sims.gate.validate import Findings
+from sims.gate.verdict import Findings
 from sims.report.drawing import spread_of
 from sims.report.model import Chart, Fact, Report, Rows, Section, Series
 

@@ -15,9 +15,9 @@ from bandit.errors import InvalidInputError
 from bandit.experiment import Experiment
 from bandit.spec import ExperimentSpec
 from bandit.spec_file import parse
-from sims import hillstrom
+from sims.datasets import hillstrom
 from sims.log import Log, join
-from sims.replay import LEVEL, Rejection, rejection
+from sims.replay.uniform import LEVEL, Rejection, rejection
 
 EXAMPLES = Path(hillstrom.__file__).parent / "examples"
 SECRET = b"sixteen bytes or more"

@@ -3,12 +3,12 @@
 ``rollout`` is the front door; ``task`` and ``reduce`` are its parts for many processes.
 """
 
-from sims.rollout.detect import Detection, Seen, detection
-from sims.rollout.plan import AtOnce, Learning, Plan, Published, named
-from sims.rollout.power import Power, SampleSize, sample_size
-from sims.rollout.records import Estimate, Line, Rollout
-from sims.rollout.run import Shard, plan_of, reduce, rollout, shards, task
-from sims.rollout.tracks import Track
+from sims.rollouts.detect import Detection, Seen, detection
+from sims.rollouts.plan import AtOnce, Learning, Plan, Published, named
+from sims.rollouts.power import Power, SampleSize, sample_size
+from sims.rollouts.records import Estimate, Line, Rollout
+from sims.rollouts.run import Shard, plan_of, reduce, rollout, shards, task
+from sims.rollouts.tracks import Track
 
 __all__ = [
     "AtOnce",

@@ -8,10 +8,10 @@ import numpy as np
 from bandit.errors import InvalidInputError
 from bandit.policy import PolicySpec
 from bandit.spec import ExperimentSpec
-from sims.rollout import stage
-from sims.rollout.plan import AtOnce, Learning, Plan, named, with_references
-from sims.rollout.records import Rollout
-from sims.rollout.tracks import Track, Tracker, combined, joined_policies
+from sims.rollouts import stage
+from sims.rollouts.plan import AtOnce, Learning, Plan, named, with_references
+from sims.rollouts.records import Rollout
+from sims.rollouts.tracks import Track, Tracker, combined, joined_policies
 from sims.worlds import World
 
 Progress = Callable[[int, int], None]

@@ -8,8 +8,7 @@ from bandit.errors import InvalidInputError, NotFoundError
 from bandit.experiment import Experiment
 from bandit.policy import ActionName
 from bandit.spec import ExperimentSpec
-from sims.log import Log
-from sims.ope.sampling import taken
+from sims.log import Log, taken
 from sims.ope.targets import Policy, constant, fixed, target_of
 
 NAMED = ("uniform", "baseline", "prior", "learned")
