@@ -71,7 +71,9 @@ def simulate(  # noqa: PLR0913  one per option
             "--through-server", help="Play a real server, too, and compare every decision."
         ),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for JSON and Parquet.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report: HTML, JSON and Parquet.")
+    ] = None,
 ) -> None:
     """Let policies decide for the same simulated customers: regret, reward, lift, time to detect.
 
@@ -283,7 +285,11 @@ def _write(found: Rollout, out: Path) -> None:
         ],
     }
     (out / "rollout.json").write_text(json.dumps(summary, indent=2) + "\n")
-    typer.echo(f"written: {', '.join(f'{name}.parquet' for name in tables)}, rollout.json in {out}")
+    from sims import report  # matplotlib takes a second that no other run needs
+
+    paths = report.write(report.of_rollout(found), out)
+    names = [*(path.name for path in paths), *(f"{name}.parquet" for name in tables)]
+    typer.echo(f"written: {', '.join(names)}, rollout.json in {out}")
 
 
 def _plain(value: float) -> float | None:

@@ -424,6 +424,12 @@ def outcome_range(rule: OutcomeRule) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
+def declared_range(rule: OutcomeRule) -> tuple[float, float] | None:
+    """Give the range of outcomes, None where none is declared that bounds them."""
+    low, high = outcome_range(rule)
+    return None if rule.aggregation == "sum" or not low < high else (low, high)
+
+
 def _kind(one: ContextField) -> str:
     return {"category": "texts", "flag": "truth values"}.get(one.kind, "numbers")
 

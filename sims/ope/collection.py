@@ -96,8 +96,8 @@ class Watch:
         if not self._knows_versions:
             return Collection(
                 is_adaptive=False,
-                why="the log does not say which snapshot decided, and is taken to be of a policy that "
-                "did not change",
+                why="the log does not say which snapshot decided, and is taken to be of a policy "
+                "that did not change",
             )
         if many < 2:
             return Collection(is_adaptive=False, why="one snapshot decided all rows")
@@ -108,8 +108,8 @@ class Watch:
             )
         return Collection(
             is_adaptive=True,
-            why=f"{many} snapshots decided, so earlier outcomes moved later choices and rows are not "
-            "independent",
+            why=f"{many} snapshots decided, so earlier outcomes moved later choices and rows are "
+            "not independent",
         )
 
 

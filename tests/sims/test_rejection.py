@@ -19,7 +19,7 @@ from sims.datasets import hillstrom
 from sims.log import Log, join
 from sims.replay.uniform import LEVEL, Rejection, rejection
 
-EXAMPLES = Path(hillstrom.__file__).parent / "examples"
+EXAMPLES = Path(hillstrom.__file__).parents[1] / "examples"
 SECRET = b"sixteen bytes or more"
 RATES = np.array([[0.8, 0.3, 0.2], [0.1, 0.4, 0.2]])
 """Of every action, where ``old`` is 1 and where it is 0."""
