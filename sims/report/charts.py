@@ -9,6 +9,7 @@ from sims.report.model import Chart, Series
 SHOWN = 7
 """Actions that charts show one by one."""
 LISTED = 14
+LEAST = 1e-2
 
 
 def action_name(spec: ExperimentSpec, action: int) -> str:
@@ -60,11 +61,14 @@ def posterior_chart(spec: ExperimentSpec, means: Floats, sds: Floats, end: str) 
 
 
 def bars(name: str, values: Floats) -> Series:
-    """Give a histogram of positive values by their size; zeros are left to a note."""
+    """Give a histogram of positive values by their size; zeros are left to a note.
+
+    What is smaller than ``LEAST`` counts as that: only large weights matter.
+    """
     positive = values[values > 0]
     top = max(float(positive.max(initial=1.0)), 1.01)
-    low = min(float(positive.min(initial=1.0)), 1.0)
+    low = max(min(float(positive.min(initial=1.0)), 1.0), LEAST)
     edges = np.geomspace(low, top * 1.0001, 31)
-    counts, _ = np.histogram(positive, edges)
+    counts, _ = np.histogram(np.maximum(positive, low), edges)
     share = counts / max(len(values), 1)
     return Series(name=name, x=tuple(edges.tolist()), y=tuple(share.tolist()))

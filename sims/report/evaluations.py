@@ -80,7 +80,7 @@ def _headline(found: Mapping[str, Evaluation]) -> str:
         return "No policy can be evaluated on this log; the reasons are below."
     best = max(values, key=lambda name: values[name])
     logged = next(iter(found.values()))["logged"].value
-    told = f"{best} would have earned {values[best]:.4g} a row"
+    told = f"Policy {best} would have earned {values[best]:.4g} a row"
     told += "" if logged is None else f"; what was sent earned {logged:.4g}"
     missing = [name for name in found if name not in values]
     if missing:
@@ -132,19 +132,49 @@ def _overview(found: Mapping[str, Evaluation], notes: Sequence[str]) -> Section:
     return Section(title="The policies beside each other", text=text, charts=(chart,))
 
 
+_ROLES = {
+    "student": "one look",
+    "student and bias": "one look",
+    "stabilised": "one look",
+    "bca": "one look, bootstrap",
+    "importance_betting": "any number of looks",
+    "mixture_sequence": "any number of looks",
+}
+
+
 def _points(shown: Mapping[str, Estimate]) -> tuple[Series, ...]:
-    """Give estimates as points with a series for every kind of interval; NaN: it has none."""
-    values = tuple(math.nan if e.value is None else e.value for e in shown.values())
-    x, labels = tuple(float(i) for i in range(len(shown))), tuple(shown)
-    series = []
-    for kind in dict.fromkeys(i.kind for e in shown.values() for i in e.intervals):
-        ends = [
-            next(((i.low, i.high) for i in e.intervals if i.kind == kind), (math.nan, math.nan))
-            for e in shown.values()
-        ]
-        low, high = tuple(e[0] for e in ends), tuple(e[1] for e in ends)
-        series.append(Series(name=_kind(kind), x=x, y=values, low=low, high=high, labels=labels))
-    return tuple(series) or (Series(name="value", x=x, y=values, labels=labels),)
+    """Give estimates with a series for every use of intervals, and one for those without any."""
+    labels = tuple(shown)
+    found: dict[str, dict[str, Interval]] = {}
+    for name, one in shown.items():
+        for interval in one.intervals:
+            found.setdefault(_ROLES[interval.kind], {})[name] = interval
+    bare = [name for name, one in shown.items() if not one.intervals]
+    series = [
+        Series(
+            name=role,
+            x=tuple(float(i) for i in range(len(shown))),
+            y=tuple(_value(shown[n]) if n in ends else math.nan for n in labels),
+            low=tuple(ends[n].low if n in ends else math.nan for n in labels),
+            high=tuple(ends[n].high if n in ends else math.nan for n in labels),
+            labels=labels,
+        )
+        for role, ends in found.items()
+    ]
+    if bare:
+        series.append(
+            Series(
+                name="no interval",
+                x=tuple(float(i) for i in range(len(shown))),
+                y=tuple(_value(shown[n]) if n in bare else math.nan for n in labels),
+                labels=labels,
+            )
+        )
+    return tuple(series)
+
+
+def _value(one: Estimate) -> float:
+    return math.nan if one.value is None else one.value
 
 
 def _policy(
@@ -228,8 +258,8 @@ def _weights(one: Evaluation, end: str) -> Chart:
     return Chart(
         name=f"weights{end}",
         title="Weights: probability under the policy over that which was logged",
-        note=f"Rows far to the right decide the estimate. {zero:.1%} of the rows have weight 0 and "
-        "are not drawn.",
+        note="Rows far to the right decide the estimate."
+        + (f" {zero:.1%} of the rows have weight 0 and are not drawn." if zero else ""),
         kind="histogram",
         x_label="weight",
         y_label="share of the rows",

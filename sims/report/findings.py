@@ -228,12 +228,13 @@ def _weights(trial: Trial, end: str) -> Chart:
 
 
 def _of_log(judged: Judged, name: str) -> Section:
+    low, high = judged.ends
     points = Series(
         name="mean outcome",
         x=(0.0, 1.0),
         y=(judged.value, judged.logged),
-        low=(judged.low, judged.logged),
-        high=(judged.high, judged.logged),
+        low=(low, judged.logged),
+        high=(high, judged.logged),
         labels=("this policy", "what was logged"),
     )
     charts = [
@@ -255,8 +256,8 @@ def _of_log(judged: Judged, name: str) -> Section:
             Chart(
                 name="log-value",
                 title="What the policy would have earned",
-                note="Self-normalised estimate with its 95 % interval, after the policy learned "
-                "the earlier half of the log.",
+                note=f"Estimate ({judged.estimate}) with its 95 % interval, after the policy "
+                "learned the earlier half of the log.",
                 kind="points",
                 x_label="mean outcome of a customer",
                 y_label="",
@@ -266,4 +267,6 @@ def _of_log(judged: Judged, name: str) -> Section:
     text = (
         f"{name.partition(' ')[0]}: the policy learned the earlier half and is judged by the rest."
     )
+    if withheld := judged.evaluation[judged.estimate].withheld:
+        text += f" There is no estimate: {withheld}."
     return Section(title="The log", text=text, charts=tuple(charts))
