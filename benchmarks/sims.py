@@ -19,8 +19,8 @@ from bandit.online import OnlineBelief
 from bandit.spec import ExperimentSpec
 from bandit.spec_file import from_data
 from sims.backends import Backend
-from sims.rollout import Plan, Shard, named, reduce, task
-from sims.rollout.stage import Scene, Scenes
+from sims.rollouts import Plan, Shard, named, reduce, task
+from sims.rollouts.stage import Scene, Scenes
 from sims.worlds import Generated, Traffic, World
 
 CUSTOMERS, MANY = 100_000, 6_000

@@ -1,6 +1,6 @@
 """What was learned, in order, as Parquet: with the exported log it repeats every decision.
 
-``docs/reference/log-format.md`` has the columns; ``sims/rerun.py`` reads them.
+``docs/reference/log-format.md`` has the columns; ``sims/replay/rerun.py`` reads them.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -16,18 +16,34 @@ from bandit.decision import Group
 from bandit.errors import InvalidInputError, UnavailableError
 from bandit.experiment import Experiment
 from bandit.groups import Groups
+from bandit.kernels.compiling import Floats
 from bandit.spec import ExperimentSpec
 from server.commands import options, show
 from server.commands.replay_log import left_out
-from sims.candidates import Open, candidate, parts
-from sims.log import Log, batches
+from sims.log import Log, batches, taken
+from sims.log.rows import declared_range
+from sims.log.tables import Source
 from sims.ope.balancing import Balancer
+from sims.ope.candidates import (
+    BELIEVING,
+    Open,
+    belief_of,
+    candidate,
+    learned,
+    parts,
+    policy_of,
+)
 from sims.ope.diagnostics import Diagnostics, Limits
+from sims.ope.estimate import Estimate
 from sims.ope.evaluate import Evaluation
 from sims.ope.evaluate import evaluate as estimate
+from sims.ope.intervals import Interval
 from sims.ope.models import model_of
 from sims.ope.plan import Plan
-from sims.tables import Source
+
+ENDINGS = (".json", ".csv", ".parquet")
+BELIEF_ROWS = 4_096
+"""Customers of the log whose mean belief is drawn."""
 
 SECRET = bytes(16)
 """Names draws of joint beliefs; nobody is decided for."""
@@ -50,8 +66,23 @@ def evaluate(  # noqa: PLR0913  one per option
     column: options.Columns = None,
     group: options.LogGroups = None,
     exclude: options.Exclude = False,  # noqa: FBT002
+    interval: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="student, bca, stabilised or betting; may be repeated (those that hold for "
+            "this log)."
+        ),
+    ] = None,
+    adaptive: Annotated[
+        bool | None,
+        typer.Option(
+            "--adaptive/--not-adaptive",
+            help="Whether the policy that logged learned on the way (found from the log).",
+        ),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Also write every estimate: .json, .csv or .parquet.")
+        Path | None,
+        typer.Option(help="A folder for the report; or every estimate as .json, .csv, .parquet."),
     ] = None,
 ) -> None:
     """Estimate what policies would have earned on a log, or say why that can not be said.
@@ -60,8 +91,10 @@ def evaluate(  # noqa: PLR0913  one per option
     """
     if not 0.0 < learn < 1.0:
         raise InvalidInputError(f"must be between 0 and 1, got {learn}", field="learn")
-    if out is not None and out.suffix not in (".json", ".csv", ".parquet"):
-        raise InvalidInputError("needs the ending .json, .csv or .parquet", field=str(out))
+    if out is not None and out.suffix not in ("", *ENDINGS):
+        raise InvalidInputError(
+            "needs the ending .json, .csv or .parquet; or none, for a folder", field=str(out)
+        )
     made = options.read_spec(spec)
     source = Source(log)
     names = options.read_columns(column)
@@ -82,11 +115,17 @@ def evaluate(  # noqa: PLR0913  one per option
             limits=Limits(all_eligible=facts.all_eligible),
             models={"auto": model_of(made)},
             balancing=Balancer() if "balanced" in (estimator or ()) else None,
+            intervals=interval or None,
+            bounds=declared_range(made.outcome),
+            logging_is_adaptive=adaptive,
         )
-        found = _evaluate(asked, source, made, reading, plan, tell)
+        found, beliefs = _evaluate(asked, source, made, reading, plan, tell)
+        tell("intervals", facts.rows)
     _show(found, made, facts, asked)
     if out is not None:
         _write(out, found, made)
+        if not out.suffix:
+            _report(out, found, beliefs, made, facts, asked, source)
     withheld = [
         (name, one.name, one.withheld)
         for name, evaluation in found.items()
@@ -137,6 +176,9 @@ class _Asked(NamedTuple):
         """Last row of the file that is learned from; 0 if nothing is learned."""
         return int(self.facts.last * self.share) if "learned" in self.names else 0
 
+
+Belief = tuple[Floats, Floats]
+"""Mean score and spread of every action."""
 
 Tell = Callable[[str, int], None]
 
@@ -199,20 +241,29 @@ def _evaluate(  # noqa: PLR0913  what is evaluated, and how
     reading: dict[str, Any],
     plan: Plan,
     tell: Tell,
-) -> dict[str, Evaluation]:
+) -> tuple[dict[str, Evaluation], dict[str, Belief]]:
     def opened() -> Iterator[Log]:
         return batches(source.path, spec, **reading)
 
     first, rest = parts(opened, asked.last_learned)
     experiment = Experiment(spec, secret=SECRET)
     found: dict[str, Evaluation] = {}
+    beliefs: dict[str, Belief] = {}
+    some = next(iter(rest()))
     for name in dict.fromkeys(asked.names):
         tell(f"{name}: learning" if name == "learned" else name, 0)
-        target = candidate(name, experiment, _heard(first, name, tell))
+        if name in BELIEVING:
+            heard = _heard(first, name, tell) if name == "learned" else None
+            posterior = learned(experiment, heard)
+            target = policy_of(experiment, posterior)
+            few = taken(some, slice(0, BELIEF_ROWS))
+            beliefs[name] = belief_of(experiment, posterior, few)
+        else:
+            target = candidate(name, experiment)
         found[name] = estimate(
             rest, target, plan, progress=lambda stage, n, name=name: tell(f"{name}: {stage}", n)
         )
-    return found
+    return found, beliefs
 
 
 def _heard(first: Open, name: str, tell: Tell) -> Iterator[Log]:
@@ -239,7 +290,7 @@ def _show(
             if one.value is None:
                 made.add_row(one.name, "withheld", "", _rows(one.effective_rows), "")
                 continue
-            interval = show.interval(one.intervals[-1][:2]) if one.intervals else "-"
+            interval = "\n".join(map(_interval, _shown(one))) or "-"
             setting = "" if one.setting is None else f"{one.setting:.3g}"
             value = show.number(one.value)
             made.add_row(one.name, value, interval, _rows(one.effective_rows), setting)
@@ -249,9 +300,29 @@ def _show(
         for why in reasons:
             which = [o.name for o in evaluation.estimates.values() if o.withheld == why]
             show.console.print(f"withheld ({', '.join(which)}): {why}")
+    first = next(iter(found.values()))
+    show.console.print(first.why, markup=False)
+    cautions = {
+        one.caution: None for e in found.values() for one in e.estimates.values() if one.caution
+    }
+    for caution in cautions:
+        names = {
+            o.name for e in found.values() for o in e.estimates.values() if o.caution == caution
+        }
+        show.console.print(f"caution ({', '.join(sorted(names))}): {caution}", markup=False)
     show.console.print(
         "intervals of dm, and of others as far as they lean on the model, leave its error out"
     )
+
+
+def _shown(one: Estimate) -> list[Interval]:
+    """Give the intervals to show: of Student's and the bootstrap's the better one alone."""
+    kinds = {i.kind for i in one.intervals}
+    return [i for i in one.intervals if i.kind != "student" or "bca" not in kinds]
+
+
+def _interval(one: Interval) -> str:
+    return f"{show.interval(one[:2])} {one.kind.replace('_', ' ')}"
 
 
 def _rows(effective: float | None) -> str:
@@ -279,7 +350,10 @@ def _write(out: Path, found: Mapping[str, Evaluation], spec: ExperimentSpec) -> 
         tables.append(table.add_column(0, "policy", pa.array([name] * len(table), pa.string())))
     whole = pa.concat_tables(tables)
     try:
-        if out.suffix == ".parquet":
+        if not out.suffix:
+            out.mkdir(parents=True, exist_ok=True)
+            pq.write_table(whole, out / "estimates.parquet")
+        elif out.suffix == ".parquet":
             pq.write_table(whole, out)
         elif out.suffix == ".csv":
             pa_csv.write_csv(whole, out)
@@ -288,3 +362,32 @@ def _write(out: Path, found: Mapping[str, Evaluation], spec: ExperimentSpec) -> 
             out.write_text(json.dumps(told, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise UnavailableError(f"can not be written: {error}", field=str(out)) from None
+
+
+def _report(  # noqa: PLR0913  what a report is made of
+    out: Path,
+    found: Mapping[str, Evaluation],
+    beliefs: Mapping[str, Belief],
+    spec: ExperimentSpec,
+    facts: Facts,
+    asked: _Asked,
+    source: Source,
+) -> None:
+    """Write the page, and the same as JSON and Parquet."""
+    from sims import report  # matplotlib takes a second that no other run needs
+
+    notes = [left_out(facts.counts)]
+    if asked.last_learned:
+        notes.append(
+            f"the policy was learned from rows 1 to {asked.last_learned:,} of the file, and every "
+            "policy is evaluated on the rows behind"
+        )
+    made = report.of_evaluations(
+        spec,
+        found,
+        beliefs={name: report.Belief(*belief) for name, belief in beliefs.items()},
+        notes=notes,
+        made_with=(("Log", source.path.name), ("Specification", spec.name)),
+    )
+    paths = report.write(made, out)
+    typer.echo(f"written: {', '.join(path.name for path in paths)}, estimates.parquet in {out}")

@@ -18,7 +18,7 @@ from server.client import Ask, BanditClient, Fact
 from server.commands import options, replay_log, show
 from server.commands.local import LocalServer
 from server.commands.options import Server
-from sims import hillstrom
+from sims.datasets import hillstrom
 from sims.replay import Replayed, constants
 from sims.replay import replay as play
 from sims.worlds import EXAMPLES

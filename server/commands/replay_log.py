@@ -12,8 +12,8 @@ from bandit.experiment import Experiment
 from bandit.spec import ExperimentSpec
 from server.commands import show
 from sims.log import Log, batches
+from sims.log.tables import Source
 from sims.replay import Rejection, rejection
-from sims.tables import Source
 
 SHOWN = 20
 

@@ -13,8 +13,8 @@ from server.commands.options import DatabaseUrl, SecretFile
 from server.live import tenant_secret
 from server.settings import load_secret
 from server.settings import read as read_settings
-from sims import rerun as runner
-from sims.rerun import Rerun
+from sims.replay import rerun as runner
+from sims.replay.rerun import Rerun
 
 
 def rerun(

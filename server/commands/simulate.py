@@ -17,7 +17,7 @@ from bandit.policy import PolicySpec
 from bandit.spec import ExperimentSpec
 from server.commands import options, show, through_server
 from sims.backends import Backend
-from sims.rollout import (
+from sims.rollouts import (
     AtOnce,
     Estimate,
     Learning,
@@ -30,7 +30,7 @@ from sims.rollout import (
     played,
     reduce,
 )
-from sims.rollout.plan import BASELINE, UNIFORM
+from sims.rollouts.plan import BASELINE, UNIFORM
 from sims.worlds import World, catalogue
 
 
@@ -73,7 +73,7 @@ def simulate(  # noqa: PLR0913  one per option
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for JSON and Parquet, and for finished shards: the same again goes on."
+            help="Folder for report and figures, and for finished shards: the same again goes on."
         ),
     ] = None,
     workers: Annotated[
@@ -306,7 +306,11 @@ def _write(found: Rollout, out: Path) -> None:
         ],
     }
     (out / "rollout.json").write_text(json.dumps(summary, indent=2) + "\n")
-    typer.echo(f"written: {', '.join(f'{name}.parquet' for name in tables)}, rollout.json in {out}")
+    from sims import report  # matplotlib takes a second that no other run needs
+
+    paths = report.write(report.of_rollout(found), out)
+    names = [*(path.name for path in paths), *(f"{name}.parquet" for name in tables)]
+    typer.echo(f"written: {', '.join(names)}, rollout.json in {out}")
 
 
 def _plain(value: float) -> float | None:

@@ -21,8 +21,8 @@ from bandit.spec import ExperimentSpec, Publishing
 from server import settings
 from server.app import Server
 from server.client import Ask, BanditClient, Fact
-from sims.rollout import Plan, Published, Track
-from sims.rollout.published import (
+from sims.rollouts import Plan, Published, Track
+from sims.rollouts.published import (
     LEARNED,
     Decided,
     Embedded,
@@ -33,8 +33,8 @@ from sims.rollout.published import (
     micros,
     request_id,
 )
-from sims.rollout.stage import Cadenced, Played, Scenes, block_size
-from sims.rollout.tracks import Tracker, combined, joined_policies
+from sims.rollouts.stage import Cadenced, Played, Scenes, block_size
+from sims.rollouts.tracks import Tracker, combined, joined_policies
 from sims.worlds import Arrivals
 
 EVENT = "outcome"
@@ -58,7 +58,7 @@ class WorldClock:
 
 
 class Served:
-    """A server that decides and learns; see ``sims.rollout.published.Engine``.
+    """A server that decides and learns; see ``sims.rollouts.published.Engine``.
 
     Parameters
     ----------

@@ -1,5 +1,5 @@
 """The gate before a start: checks with limits, from worlds and logs, to one verdict."""
 
-from sims.gate.validate import Findings, examine, validate
+from sims.gate.verdict import Findings, examine, validate
 
 __all__ = ["Findings", "examine", "validate"]

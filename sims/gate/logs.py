@@ -1,18 +1,20 @@
 """What a log says of the policy: whether it can be judged by it, and what it would have earned."""
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from bandit.experiment import Experiment
 from bandit.kernels.compiling import Floats
 from bandit.spec import ExperimentSpec
 from bandit.verdict import Check
 from sims.gate.leaks import check_leaks
-from sims.log import Log
-from sims.ope.targets import target_of
+from sims.log import Log, taken
+from sims.ope.candidates import learned, policy_of
+from sims.ope.diagnostics import Counts, Limits
+from sims.ope.evaluate import Evaluation, evaluate
 
 
 class Judged(NamedTuple):
@@ -20,108 +22,89 @@ class Judged(NamedTuple):
 
     Attributes
     ----------
-    weights : (n,)
-        Probability of the logged action under the policy over its propensity.
-    effective
-        Rows of the policy's own log that would say as much.
-    value, low, high
-        Self-normalised estimate of its mean outcome with a 95 % interval.
-    logged
-        Mean outcome of the log itself in these rows.
+    evaluation
+        Of the later half; see ``sims.ope``.
+    estimate
+        Which of its estimates counts: ``snips``; ``ips`` where the policy that logged learned.
     chance
-        Of propensities this far from the frequencies of the log.
+        Of propensities this far from the frequencies of the whole log.
     """
 
-    weights: Floats
-    effective: float
-    value: float
-    low: float
-    high: float
-    logged: float
+    evaluation: Evaluation
+    estimate: str
     chance: float
+
+    @property
+    def weights(self) -> Floats:
+        """Probability of the logged action under the policy over its propensity, (n,)."""
+        return next(iter(self.evaluation.columns.weighed.values())).weights
+
+    @property
+    def effective(self) -> float:
+        """Rows of the policy's own log that would say as much."""
+        return self.evaluation.diagnostics.effective_rows
+
+    @property
+    def value(self) -> float:
+        """Its mean outcome; NaN where that is withheld."""
+        value = self.evaluation[self.estimate].value
+        return math.nan if value is None else value
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """A 95 % interval of the value, for one look; NaN where there is none."""
+        intervals = self.evaluation[self.estimate].intervals
+        return (intervals[0].low, intervals[0].high) if intervals else (math.nan, math.nan)
+
+    @property
+    def logged(self) -> float:
+        """Mean outcome of the log itself in these rows."""
+        return float(next(iter(self.evaluation.columns.weighed.values())).rewards.mean())
 
 
 def judge(spec: ExperimentSpec, log: Log) -> Judged:
-    """Let the policy learn the earlier half of a log, and weight the later half towards it.
+    """Let the policy learn the earlier half of a log, and evaluate it on the later half.
 
     Raises
     ------
     InvalidInputError
-        If the log has no contexts, or they do not fit the experiment.
+        If the log has fewer than two rows, or does not fit the experiment.
     """
     experiment = Experiment(spec, secret=b"gate" * 8)
-    posterior = experiment.prior()
+    if log.rows is None:
+        log = replace(log, rows=np.empty((len(log), 0)))
     half = len(log) // 2
-    rows = log.rows if log.rows is not None else np.empty((len(log), 0))
-    if half:
-        times = np.arange(half, dtype=np.float64) if log.times is None else log.times[:half]
-        experiment.learn(
-            posterior,
-            rows[:half],
-            log.actions[:half].tolist(),
-            log.rewards[:half],
-            seq=half,
-            times=times,
-        )
-    snapshot = experiment.publish(posterior, version=1)
-    later = Log(
-        rows=rows[half:],
-        actions=log.actions[half:],
-        rewards=log.rewards[half:],
-        propensities=log.propensities[half:],
-        size=log.size,
+    posterior = learned(experiment, [taken(log, slice(0, half))])
+    evaluation = evaluate(
+        taken(log, slice(half, None)),
+        policy_of(experiment, posterior),
+        estimators=["snips", "ips"],
+        replicates=0,
+        limits=Limits(
+            effective_rows=spec.gate.effective_sample,
+            calibration=spec.gate.calibration,
+            all_eligible=False,  # exclusions of single requests are not in a log
+        ),
     )
-    target = target_of(experiment, snapshot)(later)
-    weights = target[np.arange(len(later)), later.actions] / later.propensities
-    total, squares = float(weights.sum()), float((weights**2).sum())
-    value = float((weights * later.rewards).sum() / total) if total > 0 else math.nan
-    error = (
-        math.sqrt(float((weights**2 * (later.rewards - value) ** 2).sum())) / total
-        if total
-        else math.nan
-    )
+    is_adaptive = evaluation.columns.collection.is_adaptive
+    counts = Counts(log.size)
+    counts.add(log, np.zeros((len(log), log.size)))
+    _, chance = counts.calibration(all_eligible=False)
     return Judged(
-        weights=weights,
-        effective=total**2 / squares if squares > 0 else 0.0,
-        value=value,
-        low=value - 1.96 * error,
-        high=value + 1.96 * error,
-        logged=float(later.rewards.mean()) if len(later) else math.nan,
-        chance=_chance(log, spec),
+        evaluation, "ips" if is_adaptive else "snips", 1.0 if math.isnan(chance) else chance
     )
-
-
-def _chance(log: Log, spec: ExperimentSpec) -> float:
-    """Give the chance of the sums of 1 / propensity by action, if the propensities are right.
-
-    Each action's sum has mean n where it is always eligible, less where it is not; so only sums
-    above n count against the propensities.
-    """
-    del spec
-    n, least = len(log), 1.0
-    inverse = 1.0 / log.propensities
-    for action in range(log.size):
-        mine = inverse[log.actions == action]
-        if len(mine) < 10:
-            continue
-        variance = float((mine * (mine - 1.0)).sum())
-        if variance > 0:
-            excess = (float(mine.sum()) - n) / math.sqrt(variance)
-            least = min(least, float(special.ndtr(-excess)))
-    return min(least * log.size, 1.0)
 
 
 def check_log(spec: ExperimentSpec, log: Log, judged: Judged, name: str) -> list[Check]:
     """Check what a log shows."""
     source = f"log {name}"
     rows = log.rows if log.rows is not None else np.empty((len(log), 0))
-    reach = judged.effective >= spec.gate.effective_sample
     found = [
         check_leaks(spec, rows, log.rewards, source),
         Check(
             name="effective_sample",
             source=source,
-            passed=reach,
+            passed=judged.effective >= spec.gate.effective_sample,
             value=judged.effective,
             limit=spec.gate.effective_sample,
             bound="at least",
@@ -141,7 +124,7 @@ def check_log(spec: ExperimentSpec, log: Log, judged: Judged, name: str) -> list
             why="Wrong propensities make every estimate from the log wrong.",
         ),
     ]
-    if reach and math.isfinite(judged.value):
+    if math.isfinite(judged.ends[1]):
         found.append(_value(spec, judged, source))
     return found
 
@@ -149,7 +132,8 @@ def check_log(spec: ExperimentSpec, log: Log, judged: Judged, name: str) -> list
 def _value(spec: ExperimentSpec, judged: Judged, source: str) -> Check:
     base = abs(judged.logged)
     base = base if base > 1e-6 * spec.outcome.range else spec.outcome.range
-    lost = (judged.logged - judged.high) / base
+    low, high = judged.ends
+    lost = (judged.logged - high) / base
     return Check(
         name="log_regret",
         source=source,
@@ -157,7 +141,7 @@ def _value(spec: ExperimentSpec, judged: Judged, source: str) -> Check:
         value=lost,
         limit=spec.gate.regret,
         bound="at most",
-        found=f"it would have earned {judged.value:.4g} [{judged.low:.4g}, {judged.high:.4g}] a "
+        found=f"it would have earned {judged.value:.4g} [{low:.4g}, {high:.4g}] a "
         f"customer; what was logged earned {judged.logged:.4g}",
         why="A policy that the log shows to be worse than what is done today should not start.",
     )

@@ -20,9 +20,9 @@ from bandit.question import Questions
 from bandit.snapshot import Asked
 from bandit.spec import ExperimentSpec
 from sims.gate.segments import Segment, segments_of
-from sims.rollout.plan import Plan, Published
-from sims.rollout.published import Embedded, Run
-from sims.rollout.stage import Cadenced, Played, Scene, Scenes, block_size, part
+from sims.rollouts.plan import Plan, Published
+from sims.rollouts.published import Embedded, Run
+from sims.rollouts.stage import Cadenced, Played, Scene, Scenes, block_size, part
 from sims.worlds import Course, World
 
 POINTS = 50

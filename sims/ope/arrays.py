@@ -7,8 +7,7 @@ from numpy.typing import ArrayLike
 
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools, Floats
-from sims.log import Log
-from sims.ope.sampling import COLUMNS
+from sims.log import COLUMNS, Log
 
 _WHOLE = ("versions", "customers", "positions", "groups", "places")
 

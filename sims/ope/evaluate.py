@@ -10,7 +10,6 @@ import pyarrow as pa
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Floats, Ints
 from sims.ope import tuning
-from sims.ope.bootstrap import Bootstrap
 from sims.ope.diagnostics import (
     Calibration,
     Diagnostics,
@@ -22,9 +21,9 @@ from sims.ope.diagnostics import (
 )
 from sims.ope.estimate import Estimate
 from sims.ope.estimators import ESTIMATORS, Terms, Weighed, mean_of, terms_of
-from sims.ope.intervals import Interval, Moments, student
+from sims.ope.interval_choice import Offer, Subject, explanation
 from sims.ope.plan import Plan
-from sims.ope.reading import STEP, Batches, Columns, fit, reduce
+from sims.ope.reading import Batches, Columns, fit, reduce
 from sims.ope.targets import Target
 
 
@@ -40,11 +39,14 @@ class Evaluation:
         Whether they can be trusted.
     columns
         Rows as estimates used them, for other intervals.
+    why
+        Which intervals there are, and why these.
     """
 
     estimates: Mapping[str, Estimate]
     diagnostics: Diagnostics
     columns: Columns
+    why: str = ""
 
     def __getitem__(self, name: str) -> Estimate:
         return self.estimates[name]
@@ -126,6 +128,9 @@ def evaluate(
 
     Notes
     -----
+    Where the policy that logged learned from the log's own rows, models see earlier rows only, and
+    intervals are those that hold there; see ``interval_choice``.
+
     Rows of the groups bandit and random count; others have only one action, and are left out and
     counted. Memory: what a batch takes, and 24 bytes a row and 16 more a model. The same bits
     whatever the threads; the same numbers up to rounding whatever the batches.
@@ -155,7 +160,12 @@ def evaluate(
         limits=how.limits,
         level=how.level,
     )
-    return Evaluation(estimates=_estimates(columns, found, how), diagnostics=found, columns=columns)
+    return Evaluation(
+        estimates=_estimates(columns, found, how),
+        diagnostics=found,
+        columns=columns,
+        why=explanation(how, columns.collection),
+    )
 
 
 def _plan(plan: Plan | None, named: Mapping[str, Any]) -> Plan:
@@ -229,7 +239,7 @@ def _estimates(columns: Columns, found: Diagnostics, how: Plan) -> dict[str, Est
             if plain is not None and (doubt := of_weights or spread_doubts(some.weights, limits)):
                 caution = f"how biased it is can not be told: {doubt}"
             asked.append(_Asked(label, terms, setting, weights, why, plain, caution))
-    return _with_intervals(asked, columns.customers, how)
+    return _with_intervals(asked, columns, how)
 
 
 def _setting(name: str, weighed: Weighed, customers: Ints | None, how: Plan) -> float | None:
@@ -265,48 +275,30 @@ def _without_bias(name: str, weighed: Weighed, terms: Terms) -> Terms | None:
     return None if np.array_equal(plain.numerators, terms.numerators) else plain
 
 
-def _with_bias(one: _Asked, customers: Ints | None, level: float) -> list[Interval]:
-    """Give an interval that holds although the estimate is biased.
-
-    Notes
-    -----
-    The value less that of the plain estimator is an unbiased estimate of the bias. Its interval
-    and that of the value share the error, half each.
-    """
-    if one.plain is None or one.caution is not None:
-        return []
-    rows = one.plain.numerators - one.terms.numerators
-    own, bias = Moments.of(one.terms, customers), Moments.of(mean_of(rows), customers)
-    tail = 0.5 + level / 2
-    half = student(own, tail).width / 2 + abs(bias.value) + student(bias, tail).width / 2
-    return [Interval(own.value - half, own.value + half, "student and bias", level)]
-
-
-def _with_intervals(asked: list[_Asked], customers: Ints | None, how: Plan) -> dict[str, Estimate]:
+def _with_intervals(asked: list[_Asked], columns: Columns, how: Plan) -> dict[str, Estimate]:
     """Put intervals around what is not withheld."""
-    shown = {one.name: one.terms for one in asked if one.withheld is None and one.plain is None}
-    draws = _bootstrap(shown, customers, how)
+    some = next(iter(columns.weighed.values()))
+    offer = Offer(how, columns.collection, some.weights, some.rewards, columns.customers)
+    offer.draw({one.name: one.terms for one in asked if one.withheld is None and one.plain is None})
     estimates = {}
     for one in asked:
         effective = None if one.weights is None else effective_rows(one.weights)
         estimate = None
         why = one.withheld
         if why is None:
+            estimator = one.name.partition(":")[0]
             try:
-                moments = Moments.of(one.terms, customers)
-                intervals = _with_bias(one, customers, how.level)
-                if one.plain is None:
-                    intervals = [student(moments, how.level)]
-                    if draws is not None:
-                        intervals.append(draws.interval(one.name, how.level))
+                given = offer.intervals(
+                    Subject(one.name, estimator, one.terms, one.plain, one.caution)
+                )
                 estimate = Estimate(
                     name=one.name,
                     value=one.terms.value,
-                    intervals=tuple(intervals),
-                    standard_error=moments.error,
+                    intervals=given.intervals,
+                    standard_error=given.standard_error,
                     setting=one.setting,
                     effective_rows=effective,
-                    caution=one.caution,
+                    caution=given.caution,
                 )
             except InvalidInputError as error:
                 why = error.message
@@ -318,16 +310,3 @@ def _with_intervals(asked: list[_Asked], customers: Ints | None, how: Plan) -> d
             withheld=why,
         )
     return estimates
-
-
-def _bootstrap(shown: Mapping[str, Terms], customers: Ints | None, how: Plan) -> Bootstrap | None:
-    """Draw replicates of all estimates together."""
-    if not how.replicates or not shown:
-        return None
-    draws = Bootstrap(list(shown), seed=how.seed, replicates=how.replicates)
-    rows = len(next(iter(shown.values())).numerators)
-    for start in range(0, rows, STEP):
-        batch = {name: terms.part(start, start + STEP) for name, terms in shown.items()}
-        draws.add(batch, None if customers is None else customers[start : start + STEP])
-        how.tell("drawing", min(start + STEP, rows))
-    return draws

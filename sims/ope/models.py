@@ -18,9 +18,9 @@ from threadpoolctl import threadpool_limits
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Floats, Ints
 from bandit.spec import ExperimentSpec
-from sims.log import Log
+from sims.log import Log, taken
 from sims.ope.design import Contexts, Design, codes_of
-from sims.ope.sampling import folds_of, taken
+from sims.ope.sampling import folds_of
 
 Kind = Literal["auto", "logistic", "ridge", "boosting"]
 Features = Literal["interacted", "additive", "per_action"]
@@ -208,7 +208,7 @@ def cross_fit(model: RewardModel, sample: Log, numbers: Ints, *, seed: int) -> F
     contexts = Contexts(sample, model.encode)
     columns = contexts.columns(sample)
     folds = folds_of(sample, numbers, model.folds, seed)
-    kind = _kind(model, sample.rewards)
+    kind = kind_of(model, sample.rewards)
     parts: list[Predictor] = []
     for fold in range(model.folds):
         rest = np.flatnonzero(folds != fold)
@@ -217,11 +217,18 @@ def cross_fit(model: RewardModel, sample: Log, numbers: Ints, *, seed: int) -> F
                 f"all rows are in one of {model.folds} folds; give more rows or customers",
                 field="model.folds",
             )
-        parts.append(_fit(model, kind, columns[rest], taken(sample, rest), seed))
+        parts.append(fitted_on(model, kind, columns[rest], taken(sample, rest), seed))
     return Fitted(contexts, parts, seed, kind)
 
 
-def _kind(model: RewardModel, rewards: Floats) -> str:
+def kind_of(model: RewardModel, rewards: Floats) -> str:
+    """Give what is fitted to such rewards.
+
+    Raises
+    ------
+    InvalidInputError
+        If the rewards do not fit the kind that is asked for.
+    """
     is_binary = bool(((rewards == 0.0) | (rewards == 1.0)).all())
     if model.kind == "logistic" and not is_binary:
         raise InvalidInputError(
@@ -234,8 +241,8 @@ def _kind(model: RewardModel, rewards: Floats) -> str:
     return model.kind
 
 
-def _fit(model: RewardModel, kind: str, columns: Floats, log: Log, seed: int) -> Predictor:
-    """Fit one fold's rest."""
+def fitted_on(model: RewardModel, kind: str, columns: Floats, log: Log, seed: int) -> Predictor:
+    """Fit some rows."""
     if log.rewards.min() == log.rewards.max():
         return _Constant(float(log.rewards[0]), log.size)
     if kind.startswith("trees"):

@@ -9,7 +9,7 @@ from bandit.kernels.compiling import Floats
 from sims.ope.balancing import Balancer, Versions
 from sims.ope.diagnostics import Limits
 from sims.ope.estimators import ESTIMATORS
-from sims.ope.intervals import check_level
+from sims.ope.intervals import check_bounds, check_level
 from sims.ope.models import RewardModel
 from sims.ope.targets import Target
 
@@ -18,6 +18,8 @@ Model = RewardModel | Floats
 
 PLAIN = tuple(name for name in ESTIMATORS if name != "balanced")
 """All estimators but ``balanced``, which needs to be told how to balance."""
+
+INTERVALS = ("student", "bca", "stabilised", "betting")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +49,17 @@ class Plan:
         Declared shares of the groups, compared with the log's; None: not compared.
     logging
         The policy that logged, if all its propensities are known, to check those of the log.
+    logging_is_adaptive
+        Whether the policy that logged learned from the log's own rows; None: found from versions
+        and propensities, see ``collection``.
+    intervals
+        Which, of ``student``, ``bca``, ``stabilised`` and ``betting``; None: those that hold for
+        the way the log came about.
+    bounds
+        Declared range of rewards, for ``betting``.
+    largest_weight
+        No weight can be larger, known beforehand from the floor of the policy that logged: makes
+        ``betting`` narrower.
     progress
         Told what is being done, and after how many rows.
 
@@ -66,6 +79,10 @@ class Plan:
     limits: Limits = field(default_factory=Limits)
     groups: Groups | None = None
     logging: Target | None = None
+    logging_is_adaptive: bool | None = None
+    intervals: Sequence[str] | None = None
+    bounds: tuple[float, float] | None = None
+    largest_weight: float | None = None
     progress: Callable[[str, int], None] | None = None
 
     def __post_init__(self) -> None:
@@ -86,6 +103,18 @@ class Plan:
         if not 0 <= self.seed < 2**64:
             raise InvalidInputError(f"must be in [0, 2**64), got {self.seed}", field="seed")
         check_level(self.level)
+        self._check_intervals()
+
+    def _check_intervals(self) -> None:
+        for name in self.intervals or ():
+            if name not in INTERVALS:
+                raise InvalidInputError(
+                    f"{name!r} is not known; there are {', '.join(INTERVALS)}", field="intervals"
+                )
+        if self.bounds is not None:
+            check_bounds(self.bounds)
+        elif "betting" in (self.intervals or ()):
+            raise InvalidInputError("'betting' needs the range of rewards", field="bounds")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -9,13 +9,15 @@ import numpy as np
 from bandit.decision import Group
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Floats, Ints
-from sims.log import Log
+from sims.log import Log, taken
 from sims.ope.balancing import Balanced, Balancer, Versions
+from sims.ope.collection import Collection, Watch
 from sims.ope.diagnostics import Counts, Left
 from sims.ope.estimators import Weighed, weigh
 from sims.ope.models import Fitted, RewardModel, cross_fit
+from sims.ope.past import FittedInOrder, fit_in_order
 from sims.ope.plan import Plan
-from sims.ope.sampling import Sample, taken
+from sims.ope.sampling import Sample
 from sims.ope.targets import Target, probabilities
 
 Batches = Log | Iterable[Log] | Callable[[], Iterable[Log]]
@@ -37,12 +39,15 @@ class Columns(NamedTuple):
         By model; without one under the empty name.
     customers, times, versions : (n,) or None
         As in the log.
+    collection
+        How the log came about.
     """
 
     weighed: Mapping[str, Weighed]
     customers: Ints | None
     times: Floats | None
     versions: Ints | None
+    collection: Collection
 
 
 class Batch(NamedTuple):
@@ -86,7 +91,7 @@ def _check_twice(log: Batches) -> None:
 class Fits(NamedTuple):
     """What a first look at the log gave."""
 
-    models: Mapping[str, Fitted | Floats]
+    models: Mapping[str, Fitted | FittedInOrder | Floats]
     balanced: Balanced | Mapping[int, float] | None
 
 
@@ -103,19 +108,27 @@ def fit(log: Batches, target: Target, how: Plan) -> Fits:
     if balancer is not None:
         samples[""] = Sample(balancer.fit_rows, how.seed)
     versions: dict[int, int] = {}
-    rows = 0
+    rows = end = 0
+    watch = Watch()
     for batch in _batches(log):
+        watch.add(batch.log)
+        end += len(batch.whole)
         for sample in samples.values():
             sample.add(batch.log, batch.numbers)
         if isinstance(balancing, Versions):
             _count_versions(batch.log, versions)
         rows += len(batch.log)
         how.tell("reading", rows)
-    found: dict[str, Fitted | Floats] = dict(given)
+    is_adaptive = watch.found(how.logging_is_adaptive).is_adaptive
+    found: dict[str, Fitted | FittedInOrder | Floats] = dict(given)
     for name, model in to_fit.items():
         numbers, sampled = samples[name].rows()
         how.tell(f"fitting {name}", len(sampled))
-        found[name] = cross_fit(model, sampled, numbers, seed=how.seed)
+        found[name] = (
+            fit_in_order(model, sampled, numbers, end=end, seed=how.seed)
+            if is_adaptive
+            else cross_fit(model, sampled, numbers, seed=how.seed)
+        )
     ordered = {name: found[name] for name in how.used_models}
     if balancer is None:
         return Fits(ordered, {v: c / rows for v, c in versions.items()} if versions else None)
@@ -168,8 +181,10 @@ def reduce(log: Batches, target: Target, fits: Fits, how: Plan) -> tuple[Columns
     parts, counts, rows, start = _Gathered(), None, 0, 0
     left: dict[str, int] = {}
     bad = 0
+    watch = Watch()
     for batch in _batches(log):
         part, whole = batch.log, batch.whole
+        watch.add(part)
         for reasons, is_bad in ((whole.excluded, True), (whole.separated, False)):
             for reason, count in reasons.items():
                 left[reason] = left.get(reason, 0) + count
@@ -209,7 +224,10 @@ def reduce(log: Batches, target: Target, fits: Fits, how: Plan) -> tuple[Columns
         for name in fits.models or ("",)
     }
     kept = [parts.of(name, rows) for name in ("customers", "times", "versions")]
-    return Columns(weighed, *kept), counts, Left(left, bad)
+    collection = watch.found(how.logging_is_adaptive)
+    customers, times, versions = kept
+    columns = Columns(weighed, customers, times, versions, collection)
+    return columns, counts, Left(left, bad)
 
 
 def _weigh(batch: Batch, pi: Floats, fits: Fits, how: Plan, parts: _Gathered) -> None:
@@ -220,7 +238,7 @@ def _weigh(batch: Batch, pi: Floats, fits: Fits, how: Plan, parts: _Gathered) ->
     for name, model in fits.models.items():
         predicted = (
             model.predict(log, batch.numbers)
-            if isinstance(model, Fitted)
+            if isinstance(model, Fitted | FittedInOrder)
             else model[batch.numbers[batch.numbers < len(model)]]
         )
         weighed = weigh(log, pi, predicted)

@@ -4,20 +4,13 @@ Both are by a hash of the row's number or of its customer, not by drawing: a log
 gives the sample that it gives in memory.
 """
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit.errors import InvalidInputError
-from bandit.kernels.compiling import Bools, Ints
-from sims.log import Log
+from bandit.kernels.compiling import Ints
+from sims.log import Log, join, taken
 
-COLUMNS = (
-    *("actions", "rewards", "propensities", "rows", "times", "versions"),
-    *("customers", "positions", "groups", "places"),
-)
 _WORD = 2**64
 
 
@@ -47,13 +40,6 @@ def folds_of(log: Log, numbers: Ints, folds: int, seed: int) -> Ints:
     words = scrambled(who, seed, 1)
     found: Ints = (words % np.uint64(folds)).astype(np.int64)
     return found
-
-
-def taken(log: Log, which: Ints | Bools | slice) -> Log:
-    """Give some rows of a log."""
-    columns = {name: getattr(log, name) for name in COLUMNS}
-    chosen: dict[str, Any] = {n: None if c is None else c[which] for n, c in columns.items()}
-    return replace(log, **chosen)
 
 
 class Sample:
@@ -110,18 +96,4 @@ class Sample:
         self._shrink()
         parts = [part for part in self._parts if len(part[0])]
         numbers = np.concatenate([part[0] for part in parts])
-        return numbers, joined([part[2] for part in parts])
-
-
-def joined(logs: list[Log]) -> Log:
-    """Put batches of a log one after the other."""
-    if len(logs) == 1:
-        return logs[0]
-    for name in COLUMNS:
-        if len({getattr(log, name) is None for log in logs}) > 1:
-            raise InvalidInputError("is in some batches and not in others", field=f"log.{name}")
-    columns = {name: [getattr(log, name) for log in logs] for name in COLUMNS}
-    whole: dict[str, Any] = {
-        n: None if c[0] is None else np.concatenate(c) for n, c in columns.items()
-    }
-    return replace(logs[0], **whole)
+        return numbers, join([part[2] for part in parts])

@@ -7,7 +7,7 @@ import numpy as np
 from bandit.context import ContextSchema
 from bandit.features import Encoder
 from bandit.kernels.compiling import Floats
-from sims import open_bandit as sample
+from sims.datasets import open_bandit as sample
 from sims.log import Log
 from sims.ope.evaluate import evaluate
 from sims.ope.models import RewardModel

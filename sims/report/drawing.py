@@ -52,7 +52,8 @@ _STYLE: dict[Any, Any] = {
 def draw(chart: Chart) -> str:
     """Give a chart as an ``<svg>`` element."""
     rows = max((len(s.labels) for s in chart.series), default=0)
-    height = max(_HIGH, 0.9 + 0.3 * rows) if chart.kind == "points" else _HIGH
+    per_row = 0.22 + 0.08 * len(chart.series)
+    height = max(2.2, 0.9 + per_row * rows) if chart.kind == "points" else _HIGH
     with mpl.rc_context({**_STYLE, "svg.hashsalt": chart.name}):
         figure = Figure(figsize=(_WIDE, height), layout="constrained")
         FigureCanvasSVG(figure)
@@ -106,10 +107,16 @@ def _stack(axes: Axes, chart: Chart) -> None:
 
 
 def _points(axes: Axes, chart: Chart) -> None:
-    shift = 0.24 if len(chart.series) > 1 else 0.0
+    used: dict[float, list[int]] = {}  # the series that have something to show at a place
+    for i, one in enumerate(chart.series):
+        for x, y in zip(one.x, one.y, strict=True):
+            if np.isfinite(y):
+                used.setdefault(x, []).append(i)
     for i, one in enumerate(chart.series):
         colour = _SERIES[i % COLOURS]
-        places = np.array(one.x) + shift * (i - (len(chart.series) - 1) / 2)
+        lanes = [used.get(x, [i]) for x in one.x]
+        shifts = [mine.index(i) - (len(mine) - 1) / 2 if i in mine else 0.0 for mine in lanes]
+        places = np.array(one.x) + 0.24 * np.array(shifts)
         if one.low:
             axes.hlines(places, one.low, one.high, color=colour, linewidth=1.6)
         axes.plot(one.y, places, "os^D"[i % 4], color=colour, markersize=5, label=one.name)

@@ -9,13 +9,10 @@ from bandit.verdict import Check, Verdict
 from sims.gate.logs import Judged
 from sims.gate.measures import calibration, gain, regret, sample_size
 from sims.gate.trial import REFERENCES, Trial
-from sims.gate.validate import Findings
+from sims.gate.verdict import Findings
+from sims.report.charts import bars, layers, posterior_chart
 from sims.report.drawing import spread_of
 from sims.report.model import Chart, Fact, Report, Rows, Section, Series
-
-SHOWN = 7
-"""Actions that charts show one by one."""
-LISTED = 14
 
 
 def of_findings(findings: Findings) -> Report:
@@ -172,16 +169,6 @@ def _reward(trial: Trial, end: str) -> Chart:
 def _allocation(spec: ExperimentSpec, trial: Trial, end: str) -> Chart:
     got = np.sum([run.got for run in trial.runs], axis=0).astype(np.float64)
     total = np.maximum(got.sum(axis=1), 1.0)
-    order = np.argsort(got.sum(axis=0))[::-1]
-    shown, rest = order[:SHOWN], order[SHOWN:]
-    x = tuple(trial.points.astype(float).tolist())
-    layers = [
-        Series(name=_name(spec, a), x=x, y=tuple((got[:, a] / total).tolist()))
-        for a in shown.tolist()
-    ]
-    if len(rest):
-        share = got[:, rest].sum(axis=1) / total
-        layers.append(Series(name=f"{len(rest)} others", x=x, y=tuple(share.tolist())))
     return Chart(
         name=f"allocation{end}",
         title="Allocation: which actions customers got",
@@ -189,7 +176,7 @@ def _allocation(spec: ExperimentSpec, trial: Trial, end: str) -> Chart:
         kind="stack",
         x_label="customers",
         y_label="share of the messages",
-        series=tuple(layers),
+        series=layers(spec, trial.points.astype(float), got / total[:, None]),
         is_share=True,
     )
 
@@ -198,28 +185,7 @@ def _posterior(spec: ExperimentSpec, trial: Trial, end: str) -> Chart:
     looks = [run.look for run in trial.runs]
     means = np.mean([look.means.mean(axis=0) for look in looks], axis=0)
     sds = np.mean([look.sds.mean(axis=0) for look in looks], axis=0)
-    order = np.argsort(means)[::-1][:LISTED]
-    mean, half = means[order], 1.96 * sds[order]
-    unit = "log-odds" if spec.policy.posterior == "logistic" else "outcome"
-    return Chart(
-        name=f"posterior{end}",
-        title="Posterior: what it believes of every action",
-        note="Mean score over customers with its 95 % credible interval, exploration left out; "
-        f"the best {len(order)} of {len(means)} actions.",
-        kind="points",
-        x_label=f"score ({unit})",
-        y_label="",
-        series=(
-            Series(
-                name="belief",
-                x=tuple(float(i) for i in range(len(order))),
-                y=tuple(mean.tolist()),
-                low=tuple((mean - half).tolist()),
-                high=tuple((mean + half).tolist()),
-                labels=tuple(_name(spec, a) for a in order.tolist()),
-            ),
-        ),
-    )
+    return posterior_chart(spec, means, sds, end)
 
 
 def _calibration(trial: Trial, end: str) -> Chart:
@@ -255,28 +221,20 @@ def _weights(trial: Trial, end: str) -> Chart:
         kind="histogram",
         x_label="weight",
         y_label="share of the choices",
-        series=(_bars("weights", weights),),
+        series=(bars("weights", weights),),
         is_share=True,
         is_log=True,
     )
 
 
-def _bars(name: str, values: np.ndarray) -> Series:
-    top = max(float(values.max(initial=1.0)), 1.01)
-    low = min(float(values[values > 0].min(initial=1.0)), 1.0)
-    edges = np.geomspace(low, top * 1.0001, 31)
-    counts, _ = np.histogram(np.maximum(values, low), edges)
-    share = counts / max(len(values), 1)
-    return Series(name=name, x=tuple(edges.tolist()), y=tuple(share.tolist()))
-
-
 def _of_log(judged: Judged, name: str) -> Section:
+    low, high = judged.ends
     points = Series(
         name="mean outcome",
         x=(0.0, 1.0),
         y=(judged.value, judged.logged),
-        low=(judged.low, judged.logged),
-        high=(judged.high, judged.logged),
+        low=(low, judged.logged),
+        high=(high, judged.logged),
         labels=("this policy", "what was logged"),
     )
     charts = [
@@ -288,7 +246,7 @@ def _of_log(judged: Judged, name: str) -> Section:
             kind="histogram",
             x_label="weight",
             y_label="share of the rows",
-            series=(_bars("weights", judged.weights),),
+            series=(bars("weights", judged.weights),),
             is_share=True,
             is_log=True,
         )
@@ -298,8 +256,8 @@ def _of_log(judged: Judged, name: str) -> Section:
             Chart(
                 name="log-value",
                 title="What the policy would have earned",
-                note="Self-normalised estimate with its 95 % interval, after the policy learned "
-                "the earlier half of the log.",
+                note=f"Estimate ({judged.estimate}) with its 95 % interval, after the policy "
+                "learned the earlier half of the log.",
                 kind="points",
                 x_label="mean outcome of a customer",
                 y_label="",
@@ -309,9 +267,6 @@ def _of_log(judged: Judged, name: str) -> Section:
     text = (
         f"{name.partition(' ')[0]}: the policy learned the earlier half and is judged by the rest."
     )
+    if withheld := judged.evaluation[judged.estimate].withheld:
+        text += f" There is no estimate: {withheld}."
     return Section(title="The log", text=text, charts=tuple(charts))
-
-
-def _name(spec: ExperimentSpec, action: int) -> str:
-    variant, channel, slot = (level.name for level in spec.actions.levels(action))
-    return f"{variant} / {channel}" + (f" / {slot}" if len(spec.actions.slots) > 1 else "")

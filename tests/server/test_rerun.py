@@ -20,7 +20,7 @@ from server.live import tenant_secret
 from server.pb import bandit_pb2 as pb
 from server.settings import load_secret
 from sims import log as sim_log
-from sims.rerun import Rerun, described, rerun
+from sims.replay.rerun import Rerun, described, rerun
 from tests.server.harness import Clock, Peer
 from tests.server.test_ledger import POLICIES, RULE, as_reporter, roll_back
 

@@ -23,9 +23,9 @@ from bandit.kernels.compiling import kernel
 from server.commands import app
 from sims import backends, shards
 from sims.backends import Backend
-from sims.rollout import Plan, Rollout, many, plan_of, played, rollout, task
-from sims.rollout.tasks import reduce
-from sims.rollout.tracks import Track
+from sims.rollouts import Plan, Rollout, many, plan_of, played, rollout, task
+from sims.rollouts.tasks import reduce
+from sims.rollouts.tracks import Track
 from sims.shards import Shard, Shelf, cut, gaps, key_of
 from sims.worlds import catalogue
 from tests.sims import jobs
@@ -235,7 +235,7 @@ import sys, time
 from pathlib import Path
 from tests.sims.test_backends import plan
 from sims.backends import Backend
-from sims.rollout import many
+from sims.rollouts import many
 
 if __name__ == "__main__":
     many.SHARD_SECONDS = 0.0

@@ -15,8 +15,8 @@ from bandit.errors import InvalidInputError
 from bandit.experiment import Experiment
 from bandit.spec_file import parse
 from server.commands import run
-from sims.candidates import action_of, candidate, parts
 from sims.log import Log, batches
+from sims.ope.candidates import action_of, candidate, parts
 
 SPEC = """
 name = "shop"

@@ -17,7 +17,8 @@ import pytest
 from bandit import spec_file
 from bandit.errors import InvalidInputError
 from bandit.spec import ExperimentSpec
-from sims import bank, worlds
+from sims import worlds
+from sims.datasets import bank
 from sims.worlds import EXAMPLES, Course, Effect, Trait, World, contexts, fidelity, fitting, table
 from sims.worlds.table import Columns, Table
 

@@ -9,8 +9,8 @@ import pytest
 
 from bandit import spec_file
 from bandit.errors import InvalidInputError
-from sims import hillstrom
-from sims.hillstrom import Row
+from sims.datasets import hillstrom
+from sims.datasets.hillstrom import Row
 from sims.worlds import EXAMPLES
 
 FIRST = {

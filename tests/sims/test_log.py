@@ -18,7 +18,7 @@ from bandit.context import OTHER
 from bandit.errors import InvalidInputError
 from bandit.spec_file import parse
 from sims.log import Log, batches, join, read
-from sims.tables import STAMP, columns_of
+from sims.log.tables import STAMP, columns_of
 
 SPEC = parse(
     """

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy import special
 
 from bandit.errors import InvalidInputError
-from sims.log import Log
+from sims.log import Log, taken
 from sims.ope import tuning
 from sims.ope.balancing import Balancer
 from sims.ope.estimators import ESTIMATORS, Weighed, terms_of, weigh
 from sims.ope.models import Fitted, RewardModel, cross_fit
-from sims.ope.sampling import Sample, folds_of, taken
+from sims.ope.sampling import Sample, folds_of
 from sims.ope.tuning import Candidate, choose, slope, standard_error
 
 KINDS = ("logistic", "ridge", "boosting")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bandit.errors import InvalidInputError
-from sims import open_bandit
+from sims.datasets import open_bandit
 
 
 @pytest.mark.parametrize("name", ["random", "bts"])

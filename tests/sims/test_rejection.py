@@ -15,11 +15,11 @@ from bandit.errors import InvalidInputError
 from bandit.experiment import Experiment
 from bandit.spec import ExperimentSpec
 from bandit.spec_file import parse
-from sims import hillstrom
+from sims.datasets import hillstrom
 from sims.log import Log, join
-from sims.replay import LEVEL, Rejection, rejection
+from sims.replay.uniform import LEVEL, Rejection, rejection
 
-EXAMPLES = Path(hillstrom.__file__).parent / "examples"
+EXAMPLES = Path(hillstrom.__file__).parents[1] / "examples"
 SECRET = b"sixteen bytes or more"
 RATES = np.array([[0.8, 0.3, 0.2], [0.1, 0.4, 0.2]])
 """Of every action, where ``old`` is 1 and where it is 0."""

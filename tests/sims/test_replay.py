@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sims.hillstrom import Row
-from sims.replay import BATCH, Replayed, constants, replay
+from sims.datasets.hillstrom import Row
+from sims.replay.uniform import BATCH, Replayed, constants, replay
 
 RATES = {"a": {True: 0.8, False: 0.1}, "b": {True: 0.3, False: 0.4}, "c": {True: 0.2, False: 0.2}}
 ARMS = sorted(RATES)

@@ -24,7 +24,7 @@ from bandit.snapshot import Asked
 from bandit.spec import ExperimentSpec
 from bandit.spec_file import from_data
 from sims.kernels.rollout import _PICK
-from sims.rollout import (
+from sims.rollouts import (
     AtOnce,
     Plan,
     Rollout,
@@ -38,8 +38,8 @@ from sims.rollout import (
     stage,
     task,
 )
-from sims.rollout.embedded import Block
-from sims.rollout.tracks import COUNTS, SUMS, Track
+from sims.rollouts.embedded import Block
+from sims.rollouts.tracks import COUNTS, SUMS, Track
 from sims.worlds import (
     Arrivals,
     Availability,

@@ -9,10 +9,10 @@ from scipy import special
 
 from bandit.errors import InvalidInputError
 from bandit.spec_file import from_data
-from sims.rollout import Plan, Rollout, detection, rollout, sample_size
-from sims.rollout.detect import sequence_factor
-from sims.rollout.power import isotonic, wilson
-from sims.rollout.tracks import Track
+from sims.rollouts import Plan, Rollout, detection, rollout, sample_size
+from sims.rollouts.detect import sequence_factor
+from sims.rollouts.power import isotonic, wilson
+from sims.rollouts.tracks import Track
 from sims.worlds import Delay, Effect, Fatigue, Traffic, World
 
 SPEC = from_data(

@@ -15,10 +15,10 @@ from bandit.question import Questions
 from bandit.rng import customer_keys, decision_ids
 from bandit.spec import ExperimentSpec
 from bandit.spec_file import from_data
-from sims.rollout import Plan, Published, Shard, reduce, rollout, shards, task
-from sims.rollout.plan import TENANT
-from sims.rollout.published import Embedded, Run
-from sims.rollout.stage import Cadenced, Played, Scenes
+from sims.rollouts import Plan, Published, Shard, reduce, rollout, shards, task
+from sims.rollouts.plan import TENANT
+from sims.rollouts.published import Embedded, Run
+from sims.rollouts.stage import Cadenced, Played, Scenes
 from sims.worlds import Arrivals, Course, Delay, Fatigue, Generated, Traffic, Unsubscribes, World
 
 

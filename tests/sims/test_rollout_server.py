@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from bandit.errors import InvalidInputError
 from bandit.spec_file import to_json
 from server.commands import app, through_server
-from sims.rollout import Plan, Published, Shard, plan_of, reduce, task
-from sims.rollout.published import Embedded
+from sims.rollouts import Plan, Published, Shard, plan_of, reduce, task
+from sims.rollouts.published import Embedded
 from sims.worlds import Fatigue, Traffic
 from tests.sims.test_rollout_published import plan, spec, world
 

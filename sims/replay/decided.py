@@ -16,10 +16,10 @@ from bandit.decision import Group, Reason
 from bandit.errors import BanditError, InvalidInputError
 from bandit.kernels.compiling import Floats, Ints
 from bandit.spec import ExperimentSpec
-from sims.columns import codes, numbers, seconds, whole
-from sims.log_rows import context_cells
-from sims.sieve import Sieve
-from sims.tables import Batch, Source
+from sims.log.columns import codes, numbers, seconds, whole
+from sims.log.rows import context_cells
+from sims.log.sieve import Sieve
+from sims.log.tables import Batch, Source
 
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _KEY = r"^[0-9a-f]{32}$"

@@ -24,7 +24,7 @@ from bandit.groups import Groups
 from bandit.kernels.compiling import Floats, Ints
 from bandit.measurement import Sample
 from bandit.question import Questions
-from sims.hillstrom import Row
+from sims.datasets.hillstrom import Row
 from sims.log import Log
 
 LEVEL = 0.001

@@ -3,14 +3,14 @@
 ``rollout`` is the front door; ``task`` and ``reduce`` are its parts for many processes.
 """
 
-from sims.rollout.detect import Detection, Seen, detection
-from sims.rollout.many import played
-from sims.rollout.plan import AtOnce, Learning, Plan, Published, named
-from sims.rollout.power import Power, SampleSize, sample_size
-from sims.rollout.records import Estimate, Line, Rollout
-from sims.rollout.run import plan_of, rollout
-from sims.rollout.tasks import reduce, shards, task
-from sims.rollout.tracks import Track
+from sims.rollouts.detect import Detection, Seen, detection
+from sims.rollouts.many import played
+from sims.rollouts.plan import AtOnce, Learning, Plan, Published, named
+from sims.rollouts.power import Power, SampleSize, sample_size
+from sims.rollouts.records import Estimate, Line, Rollout
+from sims.rollouts.run import plan_of, rollout
+from sims.rollouts.tasks import reduce, shards, task
+from sims.rollouts.tracks import Track
 from sims.shards import Shard
 
 __all__ = [

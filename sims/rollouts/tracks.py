@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bandit.kernels.compiling import Floats, Ints
-from sims.rollout.stage import Played
+from sims.rollouts.stage import Played
 
 SUMS = ("value", "optimum", "reward", "squares")
 COUNTS = ("known", "best", "nothing")

@@ -1,18 +1,24 @@
 """Candidates: policies that a log is asked about, by name, or learned from its first part."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from bandit.errors import InvalidInputError, NotFoundError
 from bandit.experiment import Experiment
+from bandit.kernels.compiling import Floats
 from bandit.policy import ActionName
+from bandit.posterior import Posterior
+from bandit.snapshot import Asked
 from bandit.spec import ExperimentSpec
-from sims.log import Log
-from sims.ope.sampling import taken
+from sims.log import Log, taken
 from sims.ope.targets import Policy, constant, fixed, target_of
 
 NAMED = ("uniform", "baseline", "prior", "learned")
+BELIEVING = ("prior", "learned")
+"""Those that choose by a belief."""
+
 STEP = 8_192
 
 Open = Callable[[], Iterable[Log]]
@@ -71,24 +77,58 @@ def candidate(name: str, experiment: Experiment, first: Iterable[Log] = ()) -> P
         if experiment.baseline is None:
             raise InvalidInputError("the experiment declares no baseline", field="policy")
         return fixed(experiment.baseline)
-    if name in ("prior", "learned"):
-        posterior = experiment.prior()
-        rows = 0
-        for log in first if name == "learned" else ():
-            _learn(experiment, posterior, log)
-            rows += len(log)
-        if name == "learned" and not rows:
-            raise InvalidInputError("there is nothing to learn from", field="policy")
-        snapshot = experiment.publish(posterior, version=int(name == "learned"))
-        return in_steps(target_of(experiment, snapshot))
+    if name in BELIEVING:
+        return policy_of(experiment, learned(experiment, first if name == "learned" else None))
     return fixed(action_of(name, spec))
 
 
-def _learn(experiment: Experiment, posterior: object, log: Log) -> None:
+def learned(experiment: Experiment, first: Iterable[Log] | None) -> Posterior:
+    """Give what an experiment believes after a part of a log; None: before any.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no rows to learn from.
+    """
+    posterior = experiment.prior()
+    rows = 0
+    for log in first or ():
+        _learn(experiment, posterior, log)
+        rows += len(log)
+    if first is not None and not rows:
+        raise InvalidInputError("there is nothing to learn from", field="policy")
+    return posterior
+
+
+def policy_of(experiment: Experiment, posterior: Posterior) -> Policy:
+    """Give the policy of an experiment with a belief, without learning on."""
+    return in_steps(target_of(experiment, experiment.publish(posterior, version=1)))
+
+
+def belief_of(experiment: Experiment, posterior: Posterior, log: Log) -> tuple[Floats, Floats]:
+    """Give the mean score of every action over the rows of a log, and its spread, (k,).
+
+    Exploration is left out: what is believed, not how it is acted upon.
+    """
+    if log.rows is None:
+        raise InvalidInputError("needs contexts", field="log")
+    spec, n = experiment.spec, len(log)
+    plain = Experiment(
+        replace(spec, policy=replace(spec.policy, exploration=1.0)), secret=experiment.secret
+    ).publish(posterior, version=0)
+    x = spec.encoder.encode(np.ascontiguousarray(log.rows))
+    streams = np.zeros((n, 4), dtype=np.uint32)
+    mask = spec.actions.mask.reshape(1, -1)
+    asked = Asked(x, np.zeros(n, dtype=np.int64), mask, streams)
+    means, sds = plain.belief.moments(asked)
+    return means.mean(axis=0), sds.mean(axis=0)
+
+
+def _learn(experiment: Experiment, posterior: Posterior, log: Log) -> None:
     if log.rows is None:
         raise InvalidInputError("needs contexts", field="log")
     experiment.learn(
-        posterior,  # type: ignore[arg-type]
+        posterior,
         log.rows,
         log.actions.tolist(),
         log.rewards,

@@ -12,10 +12,10 @@ import numpy as np
 from bandit.errors import UnavailableError
 from sims import shards
 from sims.backends import Backend
-from sims.rollout.plan import Plan
-from sims.rollout.records import Rollout
-from sims.rollout.tasks import reduce, task
-from sims.rollout.tracks import COUNTS, SUMS, Track
+from sims.rollouts.plan import Plan
+from sims.rollouts.records import Rollout
+from sims.rollouts.tasks import reduce, task
+from sims.rollouts.tracks import COUNTS, SUMS, Track
 from sims.shards import Arrays, Shard, Shelf
 
 SHARD_SECONDS = 3.0

@@ -11,8 +11,8 @@ from scipy import special
 
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools, Floats, Ints
-from sims.rollout.plan import BASELINE
-from sims.rollout.records import CONFIDENCE, Rollout
+from sims.rollouts.plan import BASELINE
+from sims.rollouts.records import CONFIDENCE, Rollout
 
 FEWEST = 50
 """Outcomes an arm needs before a test looks: both tests rest on a normal limit."""

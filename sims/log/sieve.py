@@ -7,7 +7,7 @@ import numpy as np
 
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools
-from sims.tables import Batch
+from sims.log.tables import Batch
 
 
 class Sieve:

@@ -12,9 +12,9 @@ from scipy import special
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools, Floats
 from bandit.spec import ExperimentSpec
-from sims.rollout.detect import FEWEST
-from sims.rollout.plan import MAX_CUSTOMERS
-from sims.rollout.records import CONFIDENCE
+from sims.rollouts.detect import FEWEST
+from sims.rollouts.plan import MAX_CUSTOMERS
+from sims.rollouts.records import CONFIDENCE
 from sims.worlds import Course, World
 
 _STEP = 1.15

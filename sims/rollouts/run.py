@@ -6,9 +6,9 @@ from pathlib import Path
 from bandit.policy import PolicySpec
 from bandit.spec import ExperimentSpec
 from sims.backends import Backend
-from sims.rollout.many import played
-from sims.rollout.plan import AtOnce, Learning, Plan, named, with_references
-from sims.rollout.records import Rollout
+from sims.rollouts.many import played
+from sims.rollouts.plan import AtOnce, Learning, Plan, named, with_references
+from sims.rollouts.records import Rollout
 from sims.worlds import World
 
 Progress = Callable[[int, int], None]

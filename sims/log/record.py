@@ -1,23 +1,14 @@
-"""Logs: what was decided, with which probability, and what came of it.
-
-A log is a Parquet file as ``banditctl export`` writes it (``docs/reference/log-format.md``), or
-anybody's Parquet or CSV file whose columns are named. It is read a batch at a time, and every
-cell is checked against the experiment's specification before a number is made of it.
-"""
+"""A log in memory, or one batch of it."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bandit.decision import Group
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools, Floats, Ints
-from bandit.spec import ExperimentSpec
-from sims.log_rows import Rows
-from sims.tables import BATCH, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,7 +65,7 @@ class Log:
     excluded: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in _COLUMNS:
+        for name in COLUMNS:
             column = getattr(self, name)
             if column is None:
                 continue
@@ -102,7 +93,7 @@ class Log:
 
 
 _KINDS = {"rewards": "f", "propensities": "f", "times": "f"}
-_COLUMNS = (
+COLUMNS = (
     *("actions", "rewards", "propensities", "rows", "times", "versions"),
     *("customers", "positions", "groups", "places"),
 )
@@ -114,112 +105,11 @@ def _refuse(name: str, column: Floats | Ints, bad: Bools, need: str) -> None:
         raise InvalidInputError(f"{need}, got {column[i]} in row {i + 1}", field=name)
 
 
-LEARNED = ("bandit", "random")
-"""The groups whose actions were drawn, with the propensity that is logged."""
-
-
-def batches(  # noqa: PLR0913  how a log is read
-    path: Path,
-    spec: ExperimentSpec,
-    *,
-    size: int = BATCH,
-    columns: Mapping[str, str] | None = None,
-    groups: Collection[str] = LEARNED,
-    exclude: bool = False,
-    contexts: bool = True,
-) -> Iterator[Log]:
-    """Read a log in batches of at most ``size`` rows.
-
-    Parameters
-    ----------
-    path
-        A Parquet file, or CSV if it ends in ``.csv`` or ``.csv.gz``.
-    spec
-        The experiment: its actions, its context and its outcome.
-    columns
-        Our name of a column to the file's, where they differ; see
-        ``docs/reference/log-format.md``.
-    groups
-        Traffic groups to read, where the log has such a column; all others are set apart.
-    exclude
-        Leave bad rows out and count them, instead of refusing the log at the first.
-    contexts
-        Whether to read contexts, too.
-
-    Yields
-    ------
-    Log
-        Never without rows. What was left out since the one before is counted in it.
-
-    Raises
-    ------
-    InvalidInputError
-        Naming the file, and row and column where it is a cell that is wrong; or if no row is
-        left at all.
-
-    Notes
-    -----
-    Memory is that of a batch, and 8 bytes for every decision id.
-    """
-    source = Source(path)
-    wanted = frozenset(_group(name) for name in groups)
-    rows = Rows(source, spec, columns or {}, wanted, exclude=exclude, contexts=contexts)
-    separated: Counter[str] = Counter()
-    excluded: Counter[str] = Counter()
-    held: Log | None = None
-    read = 0
-    for batch in source.batches(rows.columns, size):
-        read += batch.size
-        parts, sieve = rows.read(batch)
-        separated += sieve.separated
-        excluded += sieve.excluded
-        if not len(parts["actions"]):
-            continue
-        if held is not None:
-            yield held
-        held = Log(
-            **parts, size=spec.actions.size, separated=dict(separated), excluded=dict(excluded)
-        )
-        separated.clear()
-        excluded.clear()
-    if held is None:
-        told = ", ".join(f"{n} {why}" for why, n in (separated + excluded).most_common(5))
-        told = f"none of {read} rows is left: {told}" if read else "holds no rows"
-        raise InvalidInputError(told, field=str(path))
-    yield replace(
-        held,
-        separated=dict(Counter(held.separated) + separated),
-        excluded=dict(Counter(held.excluded) + excluded),
-    )
-
-
-def read(  # noqa: PLR0913  as ``batches``
-    path: Path,
-    spec: ExperimentSpec,
-    *,
-    columns: Mapping[str, str] | None = None,
-    groups: Collection[str] = LEARNED,
-    exclude: bool = False,
-    contexts: bool = True,
-) -> Log:
-    """Read a whole log into memory; as ``batches`` does.
-
-    Raises
-    ------
-    InvalidInputError
-        As ``batches``.
-    """
-    return join(
-        list(
-            batches(
-                *(path, spec),
-                columns=columns,
-                groups=groups,
-                exclude=exclude,
-                contexts=contexts,
-            )
-        )
-    )
+def taken(log: Log, which: Ints | Bools | slice) -> Log:
+    """Give some rows of a log."""
+    columns = {name: getattr(log, name) for name in COLUMNS}
+    chosen: dict[str, Any] = {n: None if c is None else c[which] for n, c in columns.items()}
+    return replace(log, **chosen)
 
 
 def join(logs: Collection[Log]) -> Log:
@@ -235,7 +125,7 @@ def join(logs: Collection[Log]) -> Log:
         raise InvalidInputError("there are no batches", field="logs")
     first = parts[0]
     joined: dict[str, Floats | Ints] = {}
-    for name in _COLUMNS:
+    for name in COLUMNS:
         column = [getattr(part, name) for part in parts]
         if any((c is None) != (column[0] is None) for c in column):
             raise InvalidInputError("are in some batches only", field=name)
@@ -256,11 +146,3 @@ def _sum(counts: Iterator[Mapping[str, int]]) -> dict[str, int]:
     for one in counts:
         total.update(one)
     return dict(total)
-
-
-def _group(name: str) -> Group:
-    try:
-        return Group[name.upper()]
-    except KeyError:
-        known = ", ".join(group.name.lower() for group in Group)
-        raise InvalidInputError(f"{name[:64]!r} is none of {known}", field="groups") from None

@@ -12,8 +12,8 @@ from scipy import special
 from bandit.actions import FACTORS
 from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Floats
-from sims.rollout.plan import BASELINE, UNIFORM, Plan
-from sims.rollout.tracks import Track
+from sims.rollouts.plan import BASELINE, UNIFORM, Plan
+from sims.rollouts.tracks import Track
 
 CONFIDENCE = 0.95
 MEASURES = ("regret", "reward", "value", "best_share", "heard_share", "nothing_share")

@@ -7,10 +7,10 @@ import numpy as np
 from bandit.errors import InvalidInputError
 from bandit.experiment import Experiment
 from bandit.kernels.compiling import Bools, Floats, Ints
-from sims.rollout import embedded
-from sims.rollout.embedded import Block, Player
-from sims.rollout.plan import AtOnce, Plan, Published
-from sims.rollout.published import Decided, Embedded, Run, micros
+from sims.rollouts import embedded
+from sims.rollouts.embedded import Block, Player
+from sims.rollouts.plan import AtOnce, Plan, Published
+from sims.rollouts.published import Decided, Embedded, Run, micros
 from sims.worlds import Arrivals, Course, History
 
 BLOCK = 4_096

@@ -13,7 +13,7 @@ from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools, Floats, Ints
 from bandit.outcome import LARGEST_SUM, OutcomeRule
 from bandit.spec import ExperimentSpec
-from sims.columns import (
+from sims.log.columns import (
     NOTHING,
     UNKNOWN,
     Numbers,
@@ -30,8 +30,8 @@ from sims.columns import (
     seconds,
     whole,
 )
-from sims.sieve import Sieve, shown
-from sims.tables import Batch, Source
+from sims.log.sieve import Sieve, shown
+from sims.log.tables import Batch, Source
 
 CLOCKS = 60.0
 """Seconds by which times may go back in a log that has its order from ``sequence``."""
@@ -422,6 +422,12 @@ def outcome_range(rule: OutcomeRule) -> tuple[float, float]:
     if rule.silence == "default":
         ends.append(rule.default)
     return min(ends), max(ends)
+
+
+def declared_range(rule: OutcomeRule) -> tuple[float, float] | None:
+    """Give the range of outcomes, None where none is declared that bounds them."""
+    low, high = outcome_range(rule)
+    return None if rule.aggregation == "sum" or not low < high else (low, high)
 
 
 def _kind(one: ContextField) -> str:

@@ -23,10 +23,10 @@ from bandit.posterior import Posterior
 from bandit.question import Questions
 from bandit.snapshot import Snapshot
 from bandit.spec import ExperimentSpec
-from sims import decided
-from sims.columns import codes, numbers, whole
-from sims.sieve import Sieve
-from sims.tables import Batch, Source
+from sims.log.columns import codes, numbers, whole
+from sims.log.sieve import Sieve
+from sims.log.tables import Batch, Source
+from sims.replay import decided
 
 KINDS = ("base", "outcome", "snapshot", "anew")
 SHOWN = 100

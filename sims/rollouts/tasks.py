@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bandit.errors import InvalidInputError
-from sims.rollout import stage
-from sims.rollout.plan import AtOnce, Plan
-from sims.rollout.records import Rollout
-from sims.rollout.tracks import Track, Tracker, combined, joined_policies
+from sims.rollouts import stage
+from sims.rollouts.plan import AtOnce, Plan
+from sims.rollouts.records import Rollout
+from sims.rollouts.tracks import Track, Tracker, combined, joined_policies
 from sims.shards import Shard, cut
 
 

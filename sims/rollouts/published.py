@@ -18,7 +18,7 @@ from bandit.decision import Reason
 from bandit.experiment import Experiment
 from bandit.kernels.compiling import Floats, Ints
 from bandit.question import Questions
-from sims.rollout.plan import TENANT, Published
+from sims.rollouts.plan import TENANT, Published
 from sims.worlds import Arrivals
 
 LEARNED = (Reason.POLICY, Reason.RANDOM_GROUP)

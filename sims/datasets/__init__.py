@@ -1,0 +1,1 @@
+"""Loaders of public data, each checking that it is what was published."""
