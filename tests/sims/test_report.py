@@ -14,6 +14,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -21,9 +22,11 @@ from hypothesis import strategies as st
 
 from bandit import spec_file
 from bandit.errors import InvalidInputError
-from sims import report, worlds
+from sims import evaluate, report, rollout, worlds
 from sims.gate import Findings, examine
 from sims.log import read
+from sims.ope.diagnostics import Limits
+from sims.ope.targets import fixed, uniform
 from sims.report import Chart, Fact, Report, Rows, Section, Series
 from sims.report.drawing import draw
 
@@ -159,6 +162,68 @@ def test_it_prints(chromium: str, profile: str, folder: Path):
     content = paper.read_bytes()
     assert content.startswith(b"%PDF")
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", content)) <= 12
+
+
+def rollout_report() -> Report:
+    of = worlds.preset("stationary")
+    kinds = {"ts": "thompson", "ucb": "linucb"}
+    return report.of_rollout(rollout(of.spec, of.world, kinds, customers=300, replications=3))
+
+
+def evaluation_report() -> Report:
+    spec = spec_file.parse((EXAMPLES / "stop-leak.toml").read_text(), "toml")
+    log = read(EXAMPLES / "stop-leak.log.csv", spec)
+    size = spec.actions.size
+    found = {
+        "uniform": evaluate(log, uniform, estimators=["ips", "snips"], replicates=40),
+        "first": evaluate(
+            log, fixed(0), estimators=["ips"], limits=Limits(effective_rows=1e6), replicates=0
+        ),
+    }
+    belief = report.Belief(np.linspace(0.0, 1.0, size), np.full(size, 0.1))
+    return report.of_evaluations(spec, found, beliefs={"first": belief}, notes=["a note"])
+
+
+OTHERS = {
+    "rollout": (
+        rollout_report,
+        {"regret", "reward", "lift", "best", "allocation-1", "allocation-2", "detection"},
+    ),
+    "evaluation": (
+        evaluation_report,
+        {"values", "estimates-1", "estimates-2", "weights-1", "weights-2", "posterior-2"}
+        | {"calibration"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_reports_of_rollouts_and_evaluations(
+    chromium: str, profile: str, tmp_path: Path, name: str
+):
+    make, charts = OTHERS[name]
+    made = make()
+    report.write(made, tmp_path)
+    seen, asked = visit(chromium, profile, tmp_path / "report.html", tmp_path / "net.json")
+    plots = dict(re.findall(r'<figure id="chart-([\w-]+)">.*?(<svg.*?</svg>)', seen, re.DOTALL))
+    assert set(plots) == charts
+    assert all(svg.count("<path") + svg.count("<use") > 3 for svg in plots.values())
+    assert asked == set()
+    assert set(pq.read_table(tmp_path / "report.parquet")["chart"].to_pylist()) == charts
+    KEPT.mkdir(parents=True, exist_ok=True)
+    browse(
+        chromium, profile, "--window-size=1000,5000", f"--screenshot={KEPT / name}.png",
+        (tmp_path / "report.html").as_uri(),
+    )  # fmt: skip
+
+
+def test_a_withheld_estimate_is_a_reason_and_no_point():
+    made = evaluation_report()
+    assert made.facts[1].value == "withheld"
+    text = " ".join(section.text for section in made.sections)
+    assert "at least 1000000 are needed" in text
+    first = next(chart for chart in made.charts if chart.name == "estimates-2")
+    assert {label for one in first.series for label in one.labels} == {"logged"}
 
 
 # --- the page itself --------------------------------------------------------------------

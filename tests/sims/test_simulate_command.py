@@ -34,6 +34,9 @@ def test_a_preset_is_played_and_written(tmp_path: Path):
     table = pq.read_table(out / "rollout.parquet")
     assert table.num_rows == 4 * 50
     assert table["regret"][49].as_py() == written["figures"][0]["regret"]["mean"]
+    shown = set(pq.read_table(out / "report.parquet")["chart"].to_pylist())
+    assert {"regret", "allocation-1", "detection"} <= shown
+    assert "<svg" in (out / "report.html").read_text()
     assert pq.read_table(out / "replications.parquet").num_rows == 4 * 2 * 50
     assert pq.read_table(out / "allocation.parquet").num_rows == 4 * 50 * 10
 
