@@ -11,6 +11,7 @@ from bandit.kernels.compiling import Floats
 from bandit.spec import ExperimentSpec
 from bandit.verdict import Check
 from sims.gate.leaks import check_leaks
+from sims.gate.measures import base_of
 from sims.log import Log
 from sims.ope.targets import target_of
 
@@ -87,17 +88,16 @@ def judge(spec: ExperimentSpec, log: Log) -> Judged:
         low=value - 1.96 * error,
         high=value + 1.96 * error,
         logged=float(later.rewards.mean()) if len(later) else math.nan,
-        chance=_chance(log, spec),
+        chance=_chance(log),
     )
 
 
-def _chance(log: Log, spec: ExperimentSpec) -> float:
+def _chance(log: Log) -> float:
     """Give the chance of the sums of 1 / propensity by action, if the propensities are right.
 
     Each action's sum has mean n where it is always eligible, less where it is not; so only sums
     above n count against the propensities.
     """
-    del spec
     n, least = len(log), 1.0
     inverse = 1.0 / log.propensities
     for action in range(log.size):
@@ -147,9 +147,7 @@ def check_log(spec: ExperimentSpec, log: Log, judged: Judged, name: str) -> list
 
 
 def _value(spec: ExperimentSpec, judged: Judged, source: str) -> Check:
-    base = abs(judged.logged)
-    base = base if base > 1e-6 * spec.outcome.range else spec.outcome.range
-    lost = (judged.logged - judged.high) / base
+    lost = (judged.logged - judged.high) / base_of(judged.logged, spec)
     return Check(
         name="log_regret",
         source=source,
