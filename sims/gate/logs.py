@@ -11,6 +11,7 @@ from bandit.kernels.compiling import Floats
 from bandit.spec import ExperimentSpec
 from bandit.verdict import Check
 from sims.gate.leaks import check_leaks
+from sims.gate.measures import base_of
 from sims.log import Log, taken
 from sims.ope.candidates import learned, policy_of
 from sims.ope.diagnostics import Counts, Limits
@@ -130,10 +131,8 @@ def check_log(spec: ExperimentSpec, log: Log, judged: Judged, name: str) -> list
 
 
 def _value(spec: ExperimentSpec, judged: Judged, source: str) -> Check:
-    base = abs(judged.logged)
-    base = base if base > 1e-6 * spec.outcome.range else spec.outcome.range
     low, high = judged.ends
-    lost = (judged.logged - high) / base
+    lost = (judged.logged - high) / base_of(judged.logged, spec)
     return Check(
         name="log_regret",
         source=source,

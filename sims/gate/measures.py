@@ -14,6 +14,8 @@ from sims.gate.leaks import check_leaks
 from sims.gate.trial import Look, Replication, Trial
 
 LEVEL = 0.95
+NOTHING = 1e-12
+"""Share of the range of outcomes that is no more than rounding."""
 EDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.999)
 """Between bins of propensities: finer where they are extreme."""
 
@@ -33,14 +35,19 @@ def spread(values: Floats) -> Spread:
     return Spread(mean, mean - half, mean + half)
 
 
-def scale(trial: Trial, spec: ExperimentSpec) -> float:
-    """Give what a loss is a share of: what the reference earns a customer.
+def base_of(mean: float, spec: ExperimentSpec) -> float:
+    """Give what a loss is a share of: what is earned, or the range of outcomes if that is nothing.
 
-    Where that is nothing or less, the range of outcomes.
+    Little is not nothing: bounds may be far above what a customer earns in the mean.
     """
+    return abs(mean) if abs(mean) > NOTHING * spec.outcome.range else spec.outcome.range
+
+
+def scale(trial: Trial, spec: ExperimentSpec) -> float:
+    """Give what a loss is a share of: what the reference earns a customer; see ``base_of``."""
     at = 1 if trial.has_baseline else 2
     mean = float(np.mean([run.earned[at, -1] for run in trial.runs])) / spec.gate.customers
-    return abs(mean) if abs(mean) > 1e-6 * spec.outcome.range else spec.outcome.range
+    return base_of(mean, spec)
 
 
 def regret(trial: Trial, spec: ExperimentSpec) -> Spread:
@@ -69,8 +76,7 @@ def worst_segment(trial: Trial, spec: ExperimentSpec) -> tuple[float, str]:
     for i, segment in enumerate(trial.segments):
         if sizes[i] < max(spec.gate.smallest_segment * half, 1):
             continue
-        usual = abs(late[1, i]) / sizes[i]
-        base = usual if usual > 1e-6 * spec.outcome.range else spec.outcome.range
+        base = base_of(float(late[1, i]) / float(sizes[i]), spec)
         lost = float((late[1, i] - late[0, i]) / sizes[i] / base)
         if lost > worst:
             worst, name = lost, segment

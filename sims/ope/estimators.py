@@ -66,11 +66,6 @@ class Terms(NamedTuple):
         offsets = None if self.offsets is None else self.offsets[start:stop]
         return Terms(self.numerators[start:stop], self.denominators[start:stop], offsets)
 
-    @property
-    def ismean_of(self) -> bool:
-        """Whether the value is a plain mean of the numerators."""
-        return self.offsets is None and bool((self.denominators == 1.0).all())
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Weighed:

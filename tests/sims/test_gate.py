@@ -197,6 +197,21 @@ def test_a_harmful_policy_is_stopped_by_its_regret():
     assert "regret" in names
 
 
+def test_generous_bounds_of_a_reward_hide_no_loss():
+    """Bounds are what a value may be at most; a customer may earn a millionth of that."""
+    base = replace(WORLD, effects=(worlds.Effect(adds=3.0, variant="short", channel="email"),))
+    data = spec_file.to_data(short(WELCOME))
+    data["outcome"]["rewards"][0]["bounds"] = [0, 1e7]
+    found = {c.name: c for c in validate(spec_file.from_data(data), {"w": base}).checks}
+    assert not found["regret"].passed
+    log = log_of(4_000)
+    log = replace(log, rewards=(log.actions == 3).astype(np.float64))
+    data["policy"] = {"kind": "fixed", "action": {"variant": "short", "channel": "email"}}
+    spec = spec_file.from_data(data)
+    told = {c.name: c for c in check_log(spec, log, judge(spec, log), "l")}
+    assert not told["log_regret"].passed
+
+
 def test_a_world_that_never_pays_shows_nothing():
     world = replace(WORLD, base=-800.0, effects=())
     found = {c.name: c for c in validate(short(WELCOME), {"w": world}).checks}
