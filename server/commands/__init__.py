@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bandit.errors import BanditError
+from bandit.errors import BanditError, UnauthenticatedError
 from server.commands.loading import Entry, group
 
 COMMANDS = (
@@ -115,10 +115,19 @@ def about(
         raise typer.Exit
 
 
+_HOW_TO_BE_KNOWN = (
+    "give one as BANDIT_TOKEN or --token; on the server's machine 'banditctl tokens list' says "
+    "which are expired or revoked, and 'banditctl tokens create' makes one"
+)
+
+
 def run() -> int:
     """Run the command line; give its exit status."""
     try:
         app(standalone_mode=True)
+    except UnauthenticatedError as error:
+        typer.echo(f"error: {error}; {_HOW_TO_BE_KNOWN}", err=True)
+        return 1
     except BanditError as error:
         typer.echo(f"error: {error}", err=True)
         return 1
