@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bandit.errors import InvalidInputError
@@ -328,6 +329,7 @@ def bar(title: str, total: int, *, shown: bool = True, done: int = 0) -> Iterato
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
         disable=not shown,
     )
     task = progress.add_task(title, total=total, completed=done, rate="")

@@ -74,7 +74,11 @@ def add_experiment(  # noqa: PLR0913
     if connection.execute(count).scalar_one() >= most:
         raise StateError(f"{most} experiments, and no more are allowed", field="spec.name")
     if find_experiment(connection, tenant, name) is not None:
-        raise ConflictError(f"an experiment {name!r} exists", field="spec.name")
+        raise ConflictError(
+            f"an experiment {name!r} exists; a name is never given twice, so choose another, "
+            f"or start this one with 'banditctl experiments start {name}'",
+            field="spec.name",
+        )
     row = {
         "tenant": tenant,
         "name": name,

@@ -61,6 +61,14 @@ _ERRORS: dict[grpc.StatusCode, type[BanditError]] = {
     grpc.StatusCode.DATA_LOSS: CorruptionError,
 }
 
+_TLS_SIGNS = {
+    "WRONG_VERSION_NU": "in plain text, not TLS: leave TLS and authorities out",
+    "CERTIFICATE_VERI": "its certificate is of no authority that is trusted here, or is for "
+    "another name: name the right authorities (--ca) and the name in the certificate",
+    "Socket closed": "hangs up: does it speak TLS? Then say so, or name its authorities (--ca)",
+}
+"""What gRPC says of a server that speaks otherwise, and what that means."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -502,6 +510,9 @@ def _domain_error(error: grpc.RpcError, address: str) -> BanditError:
     trailers: Any = error.trailing_metadata() or ()
     has_answered = any(key == DETAILS_KEY for key, _ in trailers)
     if kind is UnavailableError and not has_answered:
+        for sign, why in _TLS_SIGNS.items():
+            if sign in details:
+                return kind(f"{address} answers, but {why} ({details.splitlines()[0][:300]})")
         return kind(
             f"no server answers at {address}; start one with 'banditctl serve', or name another "
             f"address ({details.splitlines()[0][:200]})"

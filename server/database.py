@@ -156,7 +156,8 @@ def check_url(text: str) -> URL:
         url.get_dialect().import_dbapi()
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
         raise InvalidInputError(
-            f"{text.split('@')[-1][:100]!r} is no database URL that can be used here: {error}",
+            f"{text.split('@')[-1][:100]!r} is no database URL that can be used here, such as "
+            f"sqlite:///bandit.db: {error}",
             field="database",
         ) from None
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):

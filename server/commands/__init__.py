@@ -1,4 +1,4 @@
-"""The commands of ``banditctl``, one module each."""
+"""The commands of ``banditctl``, one module each; a command is imported when it is called."""
 
 import os
 import sys
@@ -6,33 +6,97 @@ from importlib import metadata
 from typing import Annotated
 
 import typer
-from sqlalchemy.exc import SQLAlchemyError
 
-from bandit.errors import BanditError
-from server.commands import (
-    audit_log,
-    campaigns,
-    decisions,
-    demo,
-    evaluate,
-    experiments,
-    export,
-    ledger,
-    replay,
-    rerun,
-    retain,
-    serve,
-    simulate,
-    status,
-    tokens,
-    validate,
-    verify,
-    worlds,
+from bandit.errors import BanditError, UnauthenticatedError
+from server.commands.loading import Entry, group
+
+COMMANDS = (
+    Entry("serve", "serve:serve", "Run a server until SIGTERM or SIGINT, then drain."),
+    Entry(
+        "status",
+        "status:status",
+        "Show health, experiments, snapshots, lag and rates; status 1 if it is not ready.",
+    ),
+    Entry(
+        "demo",
+        "demo:demo",
+        "Play a campaign: decisions over gRPC, delayed rewards, learning, a report.",
+    ),
+    Entry("experiments", "experiments:app", "Create, start, pause, list and read experiments."),
+    Entry(
+        "tokens",
+        "tokens:app",
+        "Make, list and revoke the tokens that callers need. They work on the database, also while "
+        "the server runs; it takes notice within two seconds.",
+    ),
+    Entry(
+        "validate",
+        "validate:validate",
+        "Check an experiment on simulated customers, and by a log, before it meets real ones.",
+    ),
+    Entry("decide", "decisions:decide", "Ask for one decision."),
+    Entry("reward", "decisions:reward", "Report one reward event."),
+    Entry("expose", "ledger:expose", "Report that a decision was shown to its customer."),
+    Entry("audit-log", "audit_log:audit_log", "Show administrative changes, newest first."),
+    Entry(
+        "decide-file",
+        "campaigns:decide_file",
+        "Decide for every customer of a file; run it again to go on after an interruption.",
+    ),
+    Entry(
+        "reward-file",
+        "campaigns:reward_file",
+        "Report an event for every row of a file; running it again changes nothing.",
+    ),
+    Entry(
+        "rollback",
+        "ledger:rollback",
+        "Fold the belief anew without what should not have been learned.",
+    ),
+    Entry(
+        "worlds", "worlds:app", "Simulated customers: worlds that ship, fitted to a log, checked."
+    ),
+    Entry(
+        "simulate",
+        "simulate:simulate",
+        "Let policies decide for the same simulated customers: regret, reward, lift, time to "
+        "detect.",
+    ),
+    Entry(
+        "evaluate",
+        "evaluate:evaluate",
+        "Estimate what policies would have earned on a log, or say why that can not be said.",
+    ),
+    Entry(
+        "replay",
+        "replay:replay",
+        "Stream the Hillstrom customers through Decide; learn where decision and log agree.",
+    ),
+    Entry(
+        "rerun",
+        "rerun:rerun",
+        "Decide everything in an exported log again, and compare bit for bit.",
+    ),
+    Entry(
+        "verify",
+        "verify:verify",
+        "Fold every log from scratch and compare with what is stored, bit for bit.",
+    ),
+    Entry(
+        "retain",
+        "retain:retain",
+        "Drop settled, learned decisions older than so many days, with their events and outcomes.",
+    ),
+    Entry(
+        "export",
+        "export:export",
+        "Write an experiment's decisions, with context, propensity and outcome, as Parquet.",
+    ),
 )
-from server.database import storage_error
 
 app = typer.Typer(
     name="banditctl",
+    cls=group(COMMANDS),
     help="Decide what to say to a customer, where and when; learn from what they do.",
     no_args_is_help=True,
     invoke_without_command=True,
@@ -51,42 +115,42 @@ def about(
         raise typer.Exit
 
 
-app.command("serve")(serve.serve)
-app.command("status")(status.status)
-app.command("demo")(demo.demo)
-app.add_typer(experiments.app, name="experiments")
-app.add_typer(tokens.app, name="tokens")
-app.command("validate")(validate.validate)
-app.command("decide")(decisions.decide)
-app.command("reward")(decisions.reward)
-app.command("audit-log")(audit_log.audit_log)
-app.command("decide-file")(campaigns.decide_file)
-app.command("reward-file")(campaigns.reward_file)
-app.command("expose")(ledger.expose)
-app.command("rollback")(ledger.rollback)
-app.add_typer(worlds.app, name="worlds")
-app.command("replay")(replay.replay)
-app.command("evaluate")(evaluate.evaluate)
-app.command("rerun")(rerun.rerun)
-app.command("simulate")(simulate.simulate)
-app.command("verify")(verify.verify)
-app.command("retain")(retain.retain)
-app.command("export")(export.export)
+_HOW_TO_BE_KNOWN = (
+    "give one as BANDIT_TOKEN or --token; on the server's machine 'banditctl tokens list' says "
+    "which are expired or revoked, and 'banditctl tokens create' makes one"
+)
 
 
 def run() -> int:
     """Run the command line; give its exit status."""
     try:
         app(standalone_mode=True)
+    except UnauthenticatedError as error:
+        typer.echo(f"error: {error}; {_HOW_TO_BE_KNOWN}", err=True)
+        return 1
     except BanditError as error:
         typer.echo(f"error: {error}", err=True)
-        return 1
-    except SQLAlchemyError as error:
-        typer.echo(f"error: {storage_error(error)}", err=True)
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        told = _storage(error)
+        if not told:
+            raise
+        typer.echo(f"error: {told}", err=True)
+        return 1
     return 0
+
+
+def _storage(error: Exception) -> str:
+    """Tell an error of the database in one line; empty if it is something else."""
+    if "sqlalchemy" not in sys.modules:  # then no command has touched a database
+        return ""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from server.database import storage_error
+
+    return str(storage_error(error)) if isinstance(error, SQLAlchemyError) else ""

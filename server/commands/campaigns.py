@@ -84,7 +84,8 @@ def reward_file(  # noqa: PLR0913
             pace = Pace(chunk=chunk, flight=flight, progress=True)
             found = campaigns.reward_many(client, report, rows, pace=pace)
         except InvalidInputError as error:
-            raise InvalidInputError(error.message, field=f"{source}: {error.field}") from None
+            where = f"{source}: {error.field}" if error.field else str(source)
+            raise InvalidInputError(error.message, field=where) from None
     for row, why in found.refused[:_MOST_SHOWN]:
         typer.echo(f"{source}: row {row}: {why}", err=True)
     typer.echo(

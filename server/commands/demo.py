@@ -169,7 +169,7 @@ def _watch(
         MofNCompleteColumn(),
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
-        console=show.console,
+        console=show.progress_console,
     ) as progress:
         task = progress.add_task("demo", total=customers, state="")
         while not done.wait(0.5):

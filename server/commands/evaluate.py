@@ -189,7 +189,7 @@ def _progress() -> Progress:
         TextColumn("{task.description}"),
         TextColumn("{task.fields[rows]}"),
         TimeElapsedColumn(),
-        console=show.console,
+        console=show.progress_console,
         transient=True,
     )
 

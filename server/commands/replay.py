@@ -123,7 +123,7 @@ def _play(
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
-        console=show.console,
+        console=show.progress_console,
     ) as progress:
         task = progress.add_task("replay", total=len(rows), rate="")
         for found in play(rows, reward, seed, decide, tell):

@@ -36,7 +36,7 @@ def play(
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=show.console,
+        console=show.progress_console,
         transient=True,
     ) as progress:
         task = progress.add_task("replay", total=rows)

@@ -1,6 +1,8 @@
 """Tables for people: experiments, reports and answers."""
 
 import math
+import os
+import sys
 from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,14 +13,27 @@ from bandit.decision import Group
 from server.client import Answer
 from server.pb import bandit_pb2 as pb
 
-console = Console()
+PIPED_WIDTH = 200
+"""Columns where output is no terminal: wide enough that nothing is wrapped."""
+
+
+def _width() -> int | None:
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+
+
+console = Console(width=_width())
+progress_console = Console(stderr=True)
+"""Progress is seen where output goes into a file, and does not go into it."""
 
 
 def table(title: str, columns: Sequence[str], *, left: int = 1) -> Table:
-    """Begin a table whose first columns are text and the rest numbers."""
+    """Begin a table whose first columns are text and the rest numbers.
+
+    Where the terminal is too narrow cells are wrapped; nothing is cut off.
+    """
     made = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i < left else "right", no_wrap=True)
+        made.add_column(column, justify="left" if i < left else "right", overflow="fold")
     return made
 
 
@@ -41,8 +56,9 @@ def interval(ends: Sequence[float], *, as_percent: bool = False) -> str:
     """Show an interval, or a dash for none."""
     if not ends:
         return "-"
-    shown = [percent(v) if as_percent else number(v) for v in ends]
-    return f"[{shown[0]}, {shown[1]}]"
+    if as_percent:
+        return f"[{100 * ends[0]:+.1f}, {100 * ends[1]:+.1f}] %"
+    return f"[{number(ends[0])}, {number(ends[1])}]"
 
 
 def experiments(found: Sequence[pb.Experiment]) -> Table:
@@ -99,8 +115,8 @@ def _groups(found: pb.GetReportResponse) -> Table:
 
 
 def _lifts(found: pb.GetReportResponse) -> Table:
-    columns = ["bandit against", "difference", "95 % interval", "lift", "95 % interval"]
-    made = table("Lift", columns)
+    columns = ["against", "difference", "95 % interval", "lift", "95 % interval"]
+    made = table("Lift of the group bandit", columns)
     for line in found.lifts:
         relative = line.relative if line.HasField("relative") else math.nan
         made.add_row(
@@ -157,6 +173,7 @@ def audit_entries(found: Sequence[pb.AuditEntry]) -> Table:
     """Show administrative changes, a line each."""
     columns = ["place", "at (UTC)", "who", "action", "what", "reason"]
     made = table("Audit log", columns, left=len(columns))
+    made.columns[3].no_wrap = True  # a word: others have spaces to be wrapped at
     for one in found:
         made.add_row(str(one.sequence), moment(one.at), one.who, one.action, one.what, one.reason)
     return made

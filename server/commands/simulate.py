@@ -201,7 +201,7 @@ def _progress() -> Progress:
         BarColumn(),
         TaskProgressColumn(show_speed=True),
         TimeRemainingColumn(),
-        console=show.console,
+        console=show.progress_console,
     )
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from bandit.errors import BanditError, InvalidInputError
+from bandit.errors import BanditError, DeadlineError, InvalidInputError, UnavailableError
 from bandit.spec import ExperimentSpec
 from bandit.verdict import Check, Verdict
 from server.commands import options, show
@@ -22,6 +22,9 @@ from sims.worlds import World
 
 if TYPE_CHECKING:
     from sims.gate import Findings
+
+PATIENCE = 60.0
+"""Seconds to wait for a server: its first start compiles."""
 
 PASSED, STOPPED, BAD_INPUT = 0, 1, 2
 LOG_ENDINGS = (".log.parquet", ".log.csv", ".log.csv.gz")
@@ -76,12 +79,10 @@ def validate(  # noqa: PLR0913  one per option
             "is kept in the audit log of a server: say which with --address", field="override"
         )
     parsed = options.read_spec(spec)
-    found = _examined(
-        parsed,
-        _worlds(spec, world or [], preset or []),
-        log or _log_beside(spec),
-        seed,
-    )
+    read = _worlds(spec, world or [], preset or [])
+    if server.address:
+        _await(server)
+    found = _examined(parsed, read, log or _log_beside(spec), seed)
     verdict = found.verdict
     _show(verdict)
     if out is not None:
@@ -90,6 +91,19 @@ def validate(  # noqa: PLR0913  one per option
         _submit(server, verdict, override)
     _last_line(verdict, override)
     raise typer.Exit(PASSED if verdict.passed or override else STOPPED)
+
+
+def _await(server: Server) -> None:
+    """See that the server is there before minutes of work, which it would be asked to keep."""
+    with server.client(timeout=2.0) as client:
+        try:
+            client.is_ready()
+        except (UnavailableError, DeadlineError):
+            typer.echo(f"waiting for a server at {server.address}, {PATIENCE:.0f} s", err=True)
+        else:
+            return
+    with server.client(timeout=PATIENCE) as client:
+        client.is_ready()
 
 
 def _worlds(spec: Path, given: list[Path], presets: list[str]) -> dict[str, World]:
@@ -148,7 +162,7 @@ def _examined(
         TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=show.console,
+        console=show.progress_console,
         transient=True,
     ) as progress:
         task = progress.add_task("validate", total=1)
@@ -164,11 +178,11 @@ def _examined(
 
 def _show(verdict: Verdict) -> None:
     made = Table(title=f"Verdict on {verdict.experiment}", title_justify="left", title_style="bold")
-    made.add_column("", no_wrap=True)
-    made.add_column("check", no_wrap=True)
-    made.add_column("where", no_wrap=True)
-    made.add_column("value", justify="right", no_wrap=True)
-    made.add_column("limit", no_wrap=True)
+    made.add_column("", overflow="fold")
+    made.add_column("check", overflow="fold")
+    made.add_column("where", overflow="fold")
+    made.add_column("value", justify="right", overflow="fold")
+    made.add_column("limit", overflow="fold")
     for check in sorted(verdict.checks, key=lambda c: c.passed):
         mark = Text("passed", "green") if check.passed else Text("STOPS", "bold red")
         made.add_row(mark, check.name, check.source, _number(check.value), _limit(check))
@@ -201,7 +215,7 @@ def _write(found: "Findings", out: Path) -> None:
 
 def _submit(server: Server, verdict: Verdict, override: str) -> None:
     override = "" if verdict.passed else override
-    with server.client(timeout=20.0) as client:
+    with server.client(timeout=PATIENCE) as client:
         answer = client.submit_verdict(verdict, override=override)
     typer.echo(
         f"stored on {server.address} as entry {answer.verdict.audit_sequence} of the audit log"

@@ -40,7 +40,7 @@ def verify(
             if experiment and not chosen:
                 raise InvalidInputError(f"no experiment {experiment!r}", field="experiment")
             findings = []
-            with Progress(console=show.console, transient=True) as progress:
+            with Progress(console=show.progress_console, transient=True) as progress:
                 for entry in chosen:
                     task = progress.add_task(entry.experiment.spec.name, total=None)
 

@@ -39,7 +39,6 @@ _VISITS = 5_000
 def list_worlds() -> None:
     """List the worlds that ship, and the question each is for."""
     made = show.table("Worlds", ["name", "question", "actions", "fields"], left=2)
-    made.columns[1].no_wrap = False
     for name in worlds.names():
         spec = worlds.preset(name).spec
         made.add_row(name, spec.description, str(spec.actions.size), str(len(spec.context)))
@@ -214,7 +213,7 @@ def _try_strengths(rows: Table, spec: ExperimentSpec, response: str, seed: int) 
         MofNCompleteColumn(),
         TextColumn("{task.fields[found]}"),
         TimeElapsedColumn(),
-        console=show.console,
+        console=show.progress_console,
     ) as progress:
         task = progress.add_task("fit", total=len(fitting.STRENGTHS), found="")
         for trial in fitting.trials(rows, spec, response=response, seed=seed):
