@@ -292,6 +292,7 @@ def _show(
                 continue
             interval = "\n".join(map(_interval, _shown(one))) or "-"
             setting = "" if one.setting is None else f"{one.setting:.3g}"
+            setting = "0: the model alone" if one.setting == 0.0 else setting
             value = show.number(one.value)
             made.add_row(one.name, value, interval, _rows(one.effective_rows), setting)
         made.caption = _diagnosed(evaluation.diagnostics)
@@ -310,9 +311,6 @@ def _show(
             o.name for e in found.values() for o in e.estimates.values() if o.caution == caution
         }
         show.console.print(f"caution ({', '.join(sorted(names))}): {caution}", markup=False)
-    show.console.print(
-        "intervals of dm, and of others as far as they lean on the model, leave its error out"
-    )
 
 
 def _shown(one: Estimate) -> list[Interval]:

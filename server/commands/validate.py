@@ -200,12 +200,8 @@ def _limit(check: Check) -> str:
 
 
 def _write(found: "Findings", out: Path) -> None:
-    try:
-        from sims import report
-    except ModuleNotFoundError as error:
-        raise InvalidInputError(
-            f"needs {error.name}: install banditctl with the extra 'sims'", field="out"
-        ) from None
+    from sims import report  # matplotlib takes a second that no other run needs
+
     for path in report.write(report.of_findings(found), out):
         typer.echo(f"wrote {path}")
     path = out / "verdict.json"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from bandit import online, rng
 from bandit.errors import InvalidInputError
@@ -27,6 +28,7 @@ from sims.kernels.rollout import _PICK
 from sims.rollouts import (
     AtOnce,
     Plan,
+    Published,
     Rollout,
     Shard,
     embedded,
@@ -38,8 +40,13 @@ from sims.rollouts import (
     stage,
     task,
 )
+<<<<<<< HEAD
 from sims.rollouts.embedded import Block
 from sims.rollouts.tracks import COUNTS, SUMS, Track
+=======
+from sims.rollout.embedded import Block
+from sims.rollout.tracks import COUNTS, SUMS, Track, Tracker
+>>>>>>> review5a
 from sims.worlds import (
     Arrivals,
     Availability,
@@ -537,3 +544,48 @@ def test_the_interval_of_a_lift_holds_the_ratio():
         one = Rollout(plan=of, track=track).lift(of.labels[0], "other")[0]
         hits += one.low <= 2.0 <= one.high
     assert hits / tries == pytest.approx(0.95, abs=4.8 * math.sqrt(0.05 * 0.95 / tries))
+
+
+def test_every_replication_has_customers_of_its_own():
+    """And the same for every policy: the optimum is that of the customers, not of the policy."""
+    best = rollout(spec(), world(), customers=100, replications=5).track.optimum[:, :, -1]
+    assert len(set(best[0].tolist())) == best.shape[1] > 1
+    np.testing.assert_array_equal(best, np.broadcast_to(best[0], best.shape))
+
+
+@pytest.mark.parametrize("learning", [AtOnce(), Published(outcomes=20, seconds=86_400.0)])
+def test_what_is_not_there_is_nobodys_best(learning: AtOnce | Published):
+    """The best variant appears on day 1,000: who plays the better one left regrets nothing."""
+    its = World(
+        reward="r",
+        effects=(Effect(adds=5.0, variant="c"), Effect(adds=1.0, variant="b")),
+        availability=(Availability(variant="c", appears=1_000.0),),
+    )
+    of = replace(spec(), groups=replace(spec().groups, random=0.0))
+    policies = {"b": "fixed:b/email"}
+    last = next(rollout(of, its, policies, customers=60, learning=learning).lines(only_last=True))
+    assert last.regret.mean == 0.0
+    assert last.best_share.mean == 1.0
+
+
+def test_shares_have_the_interval_of_their_replications(found: Rollout):
+    of, label = found.plan, found.labels[-2]
+    assert label == "uniform"
+    shards_of_one = [task(of, Shard(r, r + 1)) for r in range(of.replications)]
+    each = [track.counts[of.place(label), 0, 0] for track in shards_of_one]
+    size = of.checkpoints[0]
+    half = (
+        special.stdtrit(len(each) - 1, 0.975) * np.std(each, ddof=1) / math.sqrt(len(each)) / size
+    )
+    table = found.allocation().to_pylist()
+    row = next(one for one in table if one["policy"] == label and one["action"] == 0)
+    assert row["share"] == pytest.approx(np.mean(each) / size)
+    assert row["share_high"] - row["share"] == pytest.approx(half)
+
+
+def test_nothing_is_no_best_action():
+    """Where all are alike, whoever gets one gets a best one; who gets nothing does not."""
+    nothing = np.array([-1, 0, 1])
+    tracker = Tracker(np.array([3]), 2)
+    tracker.add(stage.Played(nothing, np.zeros(3), np.zeros(3), np.zeros(3)))
+    assert (tracker.at["best"][-1], tracker.at["nothing"][-1]) == (2, 1)

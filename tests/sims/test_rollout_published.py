@@ -194,6 +194,7 @@ def test_sharing_calls_changes_nothing(outcomes: int, seconds: float, delay: flo
         ({"policy": {"half_life": 1_800.0}}, {}),
         ({"policy": {"posterior": "logistic", "base_rate": 0.3}}, {}),
         ({"policy": {"posterior": "beta_bernoulli"}}, {}),
+        ({}, {"delay": Delay(mean=9e3), "traffic": Traffic(per_hour=60.0, spacing="even")}),
         (
             {"outcome": {"window": 3_600, "rewards": [CLICK, {"name": "left", "weight": -1.0}]}},
             {
@@ -203,7 +204,7 @@ def test_sharing_calls_changes_nothing(outcomes: int, seconds: float, delay: flo
             },
         ),
     ],
-    ids=["half-life", "logistic", "beta", "tiring customers"],
+    ids=["half-life", "logistic", "beta", "due as another comes", "tiring customers"],
 )
 def test_other_models_and_worlds(parts: dict[str, Any], its: dict[str, Any]):
     of = plan(spec(**parts), world(**its), Published(outcomes=7, seconds=3_600.0))
