@@ -66,8 +66,8 @@ def bars(name: str, values: Floats) -> Series:
     What is smaller than ``LEAST`` counts as that: only large weights matter.
     """
     positive = values[values > 0]
-    top = max(float(positive.max(initial=1.0)), 1.01)
-    low = max(min(float(positive.min(initial=1.0)), 1.0), LEAST)
+    top = max(float(positive.max(initial=1.0)), 2.0)
+    low = max(min(float(positive.min(initial=1.0)), 0.5), LEAST)
     edges = np.geomspace(low, top * 1.0001, 31)
     counts, _ = np.histogram(np.maximum(positive, low), edges)
     share = counts / max(len(values), 1)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from scipy import special
 
 from sims.report.model import Chart, Series
@@ -71,6 +71,9 @@ def draw(chart: Chart) -> str:
 def _finish(axes: Axes, chart: Chart) -> None:
     if chart.is_log:
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        if high < 50 * low:  # powers of ten alone would be one tick or two
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     elif chart.kind in ("lines", "stack"):
@@ -79,6 +82,9 @@ def _finish(axes: Axes, chart: Chart) -> None:
         axes.margins(x=0.01)
     if chart.kind == "histogram":  # the tail is what matters
         axes.set_yscale("log")
+        shown = [y for one in chart.series for y in one.y if y > 0.0]
+        if shown:
+            axes.set_ylim(min(min(shown) / 2, 0.005), 1.0 if chart.is_share else 2 * max(shown))
         axes.yaxis.set_minor_formatter(NullFormatter())
     if chart.is_share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:g}%"))
