@@ -40,13 +40,8 @@ from sims.rollouts import (
     stage,
     task,
 )
-<<<<<<< HEAD
 from sims.rollouts.embedded import Block
-from sims.rollouts.tracks import COUNTS, SUMS, Track
-=======
-from sims.rollout.embedded import Block
-from sims.rollout.tracks import COUNTS, SUMS, Track, Tracker
->>>>>>> review5a
+from sims.rollouts.tracks import COUNTS, SUMS, Track, Tracker
 from sims.worlds import (
     Arrivals,
     Availability,
