@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from bandit.errors import UnavailableError
-from sims import shards
 from sims.backends import Backend
+from sims.rollouts import shards
 from sims.rollouts.plan import Plan
 from sims.rollouts.records import Rollout
+from sims.rollouts.shards import Arrays, Shard, Shelf
 from sims.rollouts.tasks import reduce, task
 from sims.rollouts.tracks import COUNTS, SUMS, Track
-from sims.shards import Arrays, Shard, Shelf
 
 SHARD_SECONDS = 3.0
 """How long a shard should take: long beside its overhead, short beside what a kill may lose."""

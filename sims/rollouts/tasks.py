@@ -8,8 +8,8 @@ from bandit.errors import InvalidInputError
 from sims.rollouts import stage
 from sims.rollouts.plan import AtOnce, Plan
 from sims.rollouts.records import Rollout
+from sims.rollouts.shards import Shard, cut
 from sims.rollouts.tracks import Track, Tracker, combined, joined_policies
-from sims.shards import Shard, cut
 
 
 def shards(plan: Plan, size: int = 1) -> list[Shard]:

@@ -24,9 +24,9 @@ from server.commands import app
 from sims import backends, shards
 from sims.backends import Backend
 from sims.rollouts import Plan, Rollout, many, plan_of, played, rollout, task
+from sims.rollouts.shards import Shard, Shelf, cut, gaps, key_of
 from sims.rollouts.tasks import reduce
 from sims.rollouts.tracks import Track
-from sims.shards import Shard, Shelf, cut, gaps, key_of
 from sims.worlds import catalogue
 from tests.sims import jobs
 

@@ -28,7 +28,7 @@ from bandit.errors import InvalidInputError
 Arrays = dict[str, Any]
 """Arrays by name."""
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _NAME = re.compile(r"(?P<key>[0-9a-f]{32})-(?P<first>\d+)-(?P<stop>\d+)\.shard")
 _LIBRARIES = ("numpy", "scipy", "numba")
 
