@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from bandit.errors import BanditError, InvalidInputError, UnavailableError
 from bandit.kernels.compiling import kernel
 from server.commands import app
-from sims import backends, shards
+from sims import backends
 from sims.backends import Backend
-from sims.rollouts import Plan, Rollout, many, plan_of, played, rollout, task
+from sims.rollouts import Plan, Rollout, many, plan_of, played, rollout, shards, task
 from sims.rollouts.shards import Shard, Shelf, cut, gaps, key_of
 from sims.rollouts.tasks import reduce
 from sims.rollouts.tracks import Track
