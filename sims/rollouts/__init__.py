@@ -9,7 +9,7 @@ from sims.rollouts.plan import AtOnce, Learning, Plan, Published, named
 from sims.rollouts.power import Power, SampleSize, sample_size
 from sims.rollouts.records import Estimate, Line, Rollout
 from sims.rollouts.run import plan_of, rollout
-from sims.rollouts.shards import Shard
+from sims.rollouts.shelving import Shard
 from sims.rollouts.tasks import reduce, shards, task
 from sims.rollouts.tracks import Track
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from bandit.errors import UnavailableError
 from sims.backends import Backend
-from sims.rollouts import shards
+from sims.rollouts import shelving
 from sims.rollouts.plan import Plan
 from sims.rollouts.records import Rollout
-from sims.rollouts.shards import Arrays, Shard, Shelf
+from sims.rollouts.shelving import Arrays, Shard, Shelf
 from sims.rollouts.tasks import reduce, task
 from sims.rollouts.tracks import COUNTS, SUMS, Track
 
@@ -54,7 +54,7 @@ def played(
     UnavailableError
         If a worker dies or a cluster can not be reached.
     """
-    shelf = None if folder is None else Shelf(folder / FOLDER, shards.key_of(plan))
+    shelf = None if folder is None else Shelf(folder / FOLDER, shelving.key_of(plan))
     tracks = {} if shelf is None else _taken(plan, shelf, told)
     each = plan.customers * len(plan.policies)
     note = passed or _nothing
@@ -62,7 +62,7 @@ def played(
     todo = _cut(plan, list(tracks), how, is_kept=shelf is not None)
     inside = passed if how.kind == "here" else None
     try:
-        for place, track in how.run(partial(_play, plan, shards.code(), inside), todo):
+        for place, track in how.run(partial(_play, plan, shelving.code(), inside), todo):
             if shelf is not None:
                 shelf.put(todo[place], track._asdict())
             tracks[todo[place]] = track
@@ -98,18 +98,18 @@ def _play_some(plan: Plan, customers: int) -> None:
 
 def _cut(plan: Plan, done: list[Shard], how: Backend, *, is_kept: bool) -> list[Shard]:
     """Cut what is left into shards of a few seconds, and at least one for every worker."""
-    left = shards.gaps(sorted(done), plan.replications)
+    left = shelving.gaps(sorted(done), plan.replications)
     size = 1
     if left and (is_kept or how.kind != "here"):
         some = round(SHARD_SECONDS / max(seconds_of(plan), 1e-9))
         replications = sum(gap.stop - gap.first for gap in left)
         size = max(1, min(some, -(-replications // how.workers)))
-    return shards.cut(left, size)
+    return shelving.cut(left, size)
 
 
 def _play(plan: Plan, code: str, passed: Callable[[int], None] | None, shard: Shard) -> Track:
     """Play a shard in a worker, which must be of this version."""
-    if shards.code() != code:
+    if shelving.code() != code:
         raise UnavailableError(
             "a worker runs another version of this program or its libraries, and may give other "
             "bits; install the same on all"

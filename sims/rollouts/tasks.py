@@ -8,7 +8,7 @@ from bandit.errors import InvalidInputError
 from sims.rollouts import stage
 from sims.rollouts.plan import AtOnce, Plan
 from sims.rollouts.records import Rollout
-from sims.rollouts.shards import Shard, cut
+from sims.rollouts.shelving import Shard, cut
 from sims.rollouts.tracks import Track, Tracker, combined, joined_policies
 
 

@@ -23,8 +23,8 @@ from bandit.kernels.compiling import kernel
 from server.commands import app
 from sims import backends
 from sims.backends import Backend
-from sims.rollouts import Plan, Rollout, many, plan_of, played, rollout, shards, task
-from sims.rollouts.shards import Shard, Shelf, cut, gaps, key_of
+from sims.rollouts import Plan, Rollout, many, plan_of, played, rollout, shelving, task
+from sims.rollouts.shelving import Shard, Shelf, cut, gaps, key_of
 from sims.rollouts.tasks import reduce
 from sims.rollouts.tracks import Track
 from sims.worlds import catalogue
@@ -196,7 +196,7 @@ def test_the_name_of_a_plan_tells_everything_apart(monkeypatch: pytest.MonkeyPat
     assert len({key_of(of) for of in (base, *others)}) == 7
     assert key_of(base) == key_of(plan())
     before = key_of(base)
-    monkeypatch.setattr(shards, "code", lambda: "another version")
+    monkeypatch.setattr(shelving, "code", lambda: "another version")
     assert key_of(base) != before
 
 
