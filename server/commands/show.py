@@ -22,8 +22,8 @@ def _width() -> int | None:
 
 
 console = Console(width=_width())
-progress_console = Console(stderr=True)
-"""Progress is seen where output goes into a file, and does not go into it."""
+progress_console = Console(stderr=True, quiet=not sys.stderr.isatty())
+"""Progress is seen where output goes into a file, and does not go into it; nor into a log."""
 
 
 def table(title: str, columns: Sequence[str], *, left: int = 1) -> Table:
