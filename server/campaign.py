@@ -4,6 +4,7 @@ Request and event ids follow from a campaign's name and each row, so a row that 
 by this process or a later one, gets its first answer and never a second decision.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -330,7 +331,7 @@ def bar(title: str, total: int, *, shown: bool = True, done: int = 0) -> Iterato
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        disable=not shown,
+        disable=not (shown and sys.stderr.isatty()),
     )
     task = progress.add_task(title, total=total, completed=done, rate="")
 

@@ -111,6 +111,7 @@ def test_a_token_from_its_making_to_its_end(guarded: Guarded):
     assert re.findall(r"(token\.create|experiment\.\w+)", told) == [
         "experiment.pause",
         "experiment.start",
+        "experiment.override",
         "experiment.create",
         "token.create",
     ]
