@@ -149,6 +149,7 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         console=show.progress_console,
         transient=True,
+        disable=show.is_unseen,
     )
 
 
