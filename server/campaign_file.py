@@ -78,7 +78,7 @@ def read_table(path: Path) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         text = " ".join(str(error).split())[:300]
         if path.suffix.lower() in (".csv", ".tsv", ".txt"):
-            text += "; in Python, pandas.read_csv(...).to_parquet(...) makes one of a CSV file"
+            text += "; pyarrow.csv.read_csv and pyarrow.parquet.write_table make one of a CSV file"
         raise InvalidInputError(f"can not be read as Parquet: {text}", field=str(path)) from None
     if table.num_rows == 0:
         raise InvalidInputError("has no rows", field=str(path))

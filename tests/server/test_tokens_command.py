@@ -91,7 +91,14 @@ def test_a_token_from_its_making_to_its_end(guarded: Guarded):
     admin = guarded.token("chief", "--role", "admin", "--reason", "first")
     assert re.fullmatch(r"bandit_[\w-]{43}", admin)
 
-    create = ("experiments", "create", str(guarded.folder / "welcome.toml"), "--start")
+    create = (
+        "experiments",
+        "create",
+        str(guarded.folder / "welcome.toml"),
+        "--start",
+        "--override",
+        "a try",
+    )
 
     def created() -> bool:
         return guarded.run(*create, token=admin).returncode == 0
@@ -104,13 +111,14 @@ def test_a_token_from_its_making_to_its_end(guarded: Guarded):
     assert re.findall(r"(token\.create|experiment\.\w+)", told) == [
         "experiment.pause",
         "experiment.start",
+        "experiment.override",
         "experiment.create",
         "token.create",
     ]
     assert "a test" in told
     assert "chief" in told
     lines = guarded.run("audit-log", "--json", "--experiment", "welcome", token=admin).stdout
-    assert len(lines.splitlines()) == 3
+    assert len(lines.splitlines()) == 4
 
     shown = guarded.run("tokens", "list").stdout
     assert "chief" in shown
@@ -141,7 +149,14 @@ def test_tokens_are_made_while_the_server_writes(guarded: Guarded):
                 answered.extend(a.decision_id for a in client.decide_batch("busy", asks))
 
     (guarded.folder / "busy.toml").write_text(WELCOME.replace('"welcome"', '"busy"', 1))
-    create = ("experiments", "create", str(guarded.folder / "busy.toml"), "--start")
+    create = (
+        "experiments",
+        "create",
+        str(guarded.folder / "busy.toml"),
+        "--start",
+        "--override",
+        "a try",
+    )
     eventually(lambda: guarded.run(*create, token=admin).returncode == 0, 60)
     deciding = threading.Thread(target=decide)
     deciding.start()
