@@ -323,14 +323,15 @@ def as_table(rows: Rows) -> pa.Table:
 @contextmanager
 def bar(title: str, total: int, *, shown: bool = True, done: int = 0) -> Iterator[Step]:
     """Show a progress bar of so many rows; give the function that moves it."""
+    console = Console(stderr=True)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
+        console=console,
+        disable=not (shown and console.is_terminal),
     )
     task = progress.add_task(title, total=total, completed=done, rate="")
 
