@@ -4,7 +4,6 @@ Request and event ids follow from a campaign's name and each row, so a row that 
 by this process or a later one, gets its first answer and never a second decision.
 """
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -324,14 +323,15 @@ def as_table(rows: Rows) -> pa.Table:
 @contextmanager
 def bar(title: str, total: int, *, shown: bool = True, done: int = 0) -> Iterator[Step]:
     """Show a progress bar of so many rows; give the function that moves it."""
+    console = Console(stderr=True)
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not (shown and sys.stderr.isatty()),
+        console=console,
+        disable=not (shown and console.is_terminal),
     )
     task = progress.add_task(title, total=total, completed=done, rate="")
 

@@ -191,6 +191,7 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
         console=show.progress_console,
         transient=True,
+        disable=show.is_unseen,
     )
 
 

@@ -34,7 +34,9 @@ def export(
                 raise InvalidInputError(f"no experiment {experiment!r}", field="experiment")
             live = Live(secret=bytes(32)).add(row)
             total = reporting.decisions_logged(connection, live.id)
-            with Progress(console=show.progress_console, transient=True) as progress:
+            with Progress(
+                console=show.progress_console, transient=True, disable=show.is_unseen
+            ) as progress:
                 task = progress.add_task("export", total=total)
                 written = parquet.write(
                     connection, live, out, lambda n: progress.update(task, advance=n)

@@ -38,6 +38,7 @@ def play(
         TimeElapsedColumn(),
         console=show.progress_console,
         transient=True,
+        disable=show.is_unseen,
     ) as progress:
         task = progress.add_task("replay", total=rows)
 

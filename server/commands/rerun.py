@@ -31,7 +31,9 @@ def rerun(
     settings = read_settings(database=database, secret_file=secret_file)
     spec, tenant = runner.described(log)
     experiment = Experiment(spec, secret=tenant_secret(load_secret(settings), tenant))
-    with Progress(console=show.progress_console, transient=True) as progress:
+    with Progress(
+        console=show.progress_console, transient=True, disable=show.is_unseen
+    ) as progress:
         task = progress.add_task("rerun", total=None)
         found = runner.rerun(
             *(log, learned, experiment),

@@ -22,8 +22,10 @@ def _width() -> int | None:
 
 
 console = Console(width=_width())
-progress_console = Console(stderr=True, quiet=not sys.stderr.isatty())
-"""Progress is seen where output goes into a file, and does not go into it; nor into a log."""
+progress_console = Console(stderr=True)
+"""Progress is seen where output goes into a file, and does not go into it."""
+is_unseen = not progress_console.is_terminal
+"""Whether a bar that would be gone at its end need not be drawn at all."""
 
 
 def table(title: str, columns: Sequence[str], *, left: int = 1) -> Table:

@@ -164,6 +164,7 @@ def _examined(
         TimeRemainingColumn(),
         console=show.progress_console,
         transient=True,
+        disable=show.is_unseen,
     ) as progress:
         task = progress.add_task("validate", total=1)
         return examine(

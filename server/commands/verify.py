@@ -40,7 +40,9 @@ def verify(
             if experiment and not chosen:
                 raise InvalidInputError(f"no experiment {experiment!r}", field="experiment")
             findings = []
-            with Progress(console=show.progress_console, transient=True) as progress:
+            with Progress(
+                console=show.progress_console, transient=True, disable=show.is_unseen
+            ) as progress:
                 for entry in chosen:
                     task = progress.add_task(entry.experiment.spec.name, total=None)
 

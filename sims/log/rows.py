@@ -158,10 +158,14 @@ class Rows:
                 raise self._absent(f"context.{one.name}", f"context.{one.name}")
 
     def _absent(self, ours: str, theirs: str) -> InvalidInputError:
-        there = ", ".join(shown(name) for name in list(self._source.types)[:20])
+        names = list(self._source.types)
+        there = ", ".join(shown(name) for name in names[:20])
+        key = theirs if theirs in _KINDS else ours.split()[-1]
+        advice = f'say which one it is: --column {key}=NAME, or columns={{"{key}": "NAME"}}'
+        if len(names) == 1 and any(sign in names[0] for sign in ";\t|"):
+            advice = "columns of a CSV file are separated by commas"
         return InvalidInputError(
-            f"no column {shown(theirs)} for {ours}; there are {there}; say which one it is, as in "
-            f'columns={{"{theirs if theirs in _KINDS else ours.split()[-1]}": "NAME"}}',
+            f"no column {shown(theirs)} for {ours}; there are {there}; {advice}",
             field=str(self._source.path),
         )
 

@@ -118,7 +118,7 @@ def test_a_token_from_its_making_to_its_end(guarded: Guarded):
     assert "a test" in told
     assert "chief" in told
     lines = guarded.run("audit-log", "--json", "--experiment", "welcome", token=admin).stdout
-    assert len(lines.splitlines()) == 3
+    assert len(lines.splitlines()) == 4
 
     shown = guarded.run("tokens", "list").stdout
     assert "chief" in shown
