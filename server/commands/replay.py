@@ -124,6 +124,7 @@ def _play(
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         console=show.progress_console,
+        disable=show.is_unseen,
     ) as progress:
         task = progress.add_task("replay", total=len(rows), rate="")
         for found in play(rows, reward, seed, decide, tell):
