@@ -6,13 +6,11 @@ fitted to them, policies can not be evaluated on them.
 """
 
 import csv
-import gzip
-import hashlib
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 from bandit.errors import InvalidInputError
+from sims.datasets import content
 
 SHA256 = "74adfc578bf77a7ff4bb1ba4a9f8709d9e3c6907342959c2c8416847e0afb4d8"
 CALLS, SIGNED = 41_188, 4_640
@@ -24,8 +22,6 @@ NUMBERS = (
     "age", "campaign", "previous", "emp.var.rate", "cons.price.idx", "cons.conf.idx", "euribor3m",
     "nr.employed",
 )  # fmt: skip
-
-_LARGEST = 64 * 2**20
 
 
 class Call(NamedTuple):
@@ -50,18 +46,7 @@ def load(path: Path) -> list[Call]:
     InvalidInputError
         If the file can not be read, or its content is not the published one.
     """
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidInputError(f"can not be read: {error}", field=str(path)) from None
-    found = hashlib.sha256(data[:_LARGEST]).hexdigest()
-    if found != SHA256:
-        raise InvalidInputError(
-            f"are not the bank's calls: sha256 of the content is {found}, expected {SHA256}",
-            field=str(path),
-        )
+    _, data = content.read(path, "are not the bank's calls", {"calls": SHA256})
     calls = [_call(line) for line in csv.DictReader(data.decode().splitlines(), delimiter=";")]
     signed = sum(call.signed for call in calls)
     if (len(calls), signed) != (CALLS, SIGNED):

@@ -4,9 +4,6 @@ Kevin Hillstrom, MineThatData E-Mail Analytics and Data Mining Challenge, 2008.
 """
 
 import csv
-import gzip
-import hashlib
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +11,7 @@ import numpy as np
 
 from bandit.errors import InvalidInputError
 from bandit.spec import ExperimentSpec
+from sims.datasets import content
 from sims.log import Log
 
 SHA256 = "0e5893329d8b93cefecc571777672028290ab69865718020c78c7284f291aece"
@@ -24,8 +22,6 @@ PUBLISHED: dict[str, tuple[int, float, float, float]] = {
     "No E-Mail": (21_306, 0.106167, 0.005726, 0.652789),
 }
 """Customers and mean visit, conversion and spend of every arm."""
-
-_LARGEST = 64 * 2**20
 
 
 class Row(NamedTuple):
@@ -44,18 +40,7 @@ def load(path: Path) -> list[Row]:
     InvalidInputError
         If the file can not be read, its content is not the published one, or its rates are not.
     """
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidInputError(f"can not be read: {error}", field=str(path)) from None
-    found = hashlib.sha256(data[:_LARGEST]).hexdigest()
-    if found != SHA256:
-        raise InvalidInputError(
-            f"is not the Hillstrom campaign: sha256 of the content is {found}, expected {SHA256}",
-            field=str(path),
-        )
+    _, data = content.read(path, "is not the Hillstrom campaign", {"campaign": SHA256})
     rows = [_row(line) for line in csv.DictReader(data.decode().splitlines())]
     _check_rates(rows)
     return rows

@@ -6,17 +6,13 @@ Dataset and Pipeline, NeurIPS Datasets and Benchmarks 2021; CC BY 4.0.
 """
 
 import csv
-import gzip
-import hashlib
-import io
-import zlib
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 
 from bandit.context import ContextField
-from bandit.errors import InvalidInputError
+from sims.datasets import content
 from sims.log import Log
 
 ITEMS, POSITIONS, ROWS = 80, 3, 10_000
@@ -30,7 +26,6 @@ CLICKS = {"random": 38, "bts": 42}
 """Rows with a click: rates .0038 and .0042."""
 
 FEATURES = tuple(f"user_feature_{i}" for i in range(4))
-_LARGEST = 64 * 2**20
 
 
 def load(path: Path) -> Log:
@@ -95,19 +90,5 @@ def _levels(lines: list[dict[str, str]]) -> list[list[str]]:
 
 
 def _lines(path: Path) -> tuple[str, list[dict[str, str]]]:
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            with gzip.open(io.BytesIO(data)) as packed:
-                data = packed.read(_LARGEST)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InvalidInputError(f"can not be read: {error}", field=str(path)) from None
-    found = hashlib.sha256(data[:_LARGEST]).hexdigest()
-    known = next((name for name, one in SHA256.items() if one == found), None)
-    if known is None:
-        raise InvalidInputError(
-            f"is no Open Bandit sample: sha256 of the content is {found}, expected "
-            f"{' or '.join(SHA256.values())}",
-            field=str(path),
-        )
+    known, data = content.read(path, "is no Open Bandit sample", SHA256)
     return known, list(csv.DictReader(data.decode().splitlines()))

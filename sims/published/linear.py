@@ -5,8 +5,6 @@ variance, too, at each step. ``Arms`` plays it with the engine's posteriors; ``E
 an experiment of this engine does by itself: arms share what is known of the noise.
 """
 
-import gzip
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +12,11 @@ import numpy as np
 
 from bandit import rng
 from bandit.actions import ActionSpace, Level
-from bandit.errors import InvalidInputError
 from bandit.features import FeatureMap, Term
 from bandit.kernels.compiling import Floats, Ints
 from bandit.online import OnlineArms, begin
 from bandit.posterior import GaussianPosterior, Noise
+from sims.datasets import content
 from sims.published.result import Result, beaten, reproduced
 
 SHUTTLE = "statlog_shuttle.trn.gz"
@@ -92,16 +90,7 @@ def load_shuttle(path: Path) -> tuple[Floats, Ints]:
     InvalidInputError
         If the file can not be read, or is another one.
     """
-    try:
-        data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
-        raise InvalidInputError(f"can not be read: {error}", field=str(path)) from None
-    if (found := hashlib.sha256(data).hexdigest()) != SHUTTLE_SHA256:
-        raise InvalidInputError(
-            f"is not the Statlog shuttle: sha256 of the content is {found}, "
-            f"expected {SHUTTLE_SHA256}",
-            field=str(path),
-        )
+    _, data = content.read(path, "is not the Statlog shuttle", {"shuttle": SHUTTLE_SHA256})
     table = np.loadtxt(data.decode().splitlines())
     arms: Ints = table[:, -1].astype(np.int64) - 1
     return table[:, :-1], arms

@@ -1,5 +1,6 @@
 """Published results run again: the table says what holds, and the short runs hold."""
 
+import gzip
 import io
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def test_the_shuttle_in_short(data_folder: Path):
 
 def test_another_file_is_not_the_shuttle(tmp_path: Path):
     path = tmp_path / "shuttle.gz"
-    for content in (b"", b"no gzip"):
+    spoiled = bytearray(gzip.compress(b"1 2 3 1\n" * 1_000))
+    spoiled[20] ^= 0xFF
+    for content in (b"", b"no gzip", spoiled[:30], bytes(spoiled), gzip.compress(bytes(1 << 27))):
         path.write_bytes(content)
         with pytest.raises(InvalidInputError):
             linear.load_shuttle(path)
