@@ -89,12 +89,7 @@ def evaluate(  # noqa: PLR0913  one per option
 
     Ends with status 1 if the log is refused, or any estimate is withheld.
     """
-    if not 0.0 < learn < 1.0:
-        raise InvalidInputError(f"must be between 0 and 1, got {learn}", field="learn")
-    if out is not None and out.suffix not in ("", *ENDINGS):
-        raise InvalidInputError(
-            "needs the ending .json, .csv or .parquet; or none, for a folder", field=str(out)
-        )
+    _check(learn, out)
     made = options.read_spec(spec)
     source = Source(log)
     names = options.read_columns(column)
@@ -126,6 +121,20 @@ def evaluate(  # noqa: PLR0913  one per option
         _write(out, found, made)
         if not out.suffix:
             _report(out, found, beliefs, made, facts, asked, source)
+    _conclude(found, log)
+
+
+def _check(learn: float, out: Path | None) -> None:
+    if not 0.0 < learn < 1.0:
+        raise InvalidInputError(f"must be between 0 and 1, got {learn}", field="learn")
+    if out is not None and out.suffix not in ("", *ENDINGS):
+        raise InvalidInputError(
+            "needs the ending .json, .csv or .parquet; or none, for a folder", field=str(out)
+        )
+
+
+def _conclude(found: Mapping[str, Evaluation], log: Path) -> None:
+    """Refuse if any estimate is withheld; else say what was evaluated."""
     withheld = [
         (name, one.name, one.withheld)
         for name, evaluation in found.items()

@@ -12,6 +12,7 @@ import typer
 from server import logs
 from server import settings as settings_module
 from server.app import Server
+from server.settings import Settings
 from server.workers import run_workers
 
 
@@ -87,6 +88,11 @@ def serve(  # noqa: PLR0913  one per setting
         trace_endpoint=trace_endpoint,
         insecure=insecure or None,
     )
+    _run(settings)
+
+
+def _run(settings: Settings) -> None:
+    """Serve in this process, or in several, until told to end."""
     logs.configure(settings.log_level, settings.log_format)
     if settings.workers > 1:
         count, address = settings.workers, settings.host
