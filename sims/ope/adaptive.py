@@ -19,7 +19,7 @@ from bandit.errors import InvalidInputError
 from bandit.kernels.compiling import Bools, Floats, Ints
 from sims.kernels import betting
 from sims.ope.intervals import Interval, check_bounds, check_level, check_values, scaled
-from sims.ope.sequences import Column, plug_in_low, smallest_mean
+from sims.ope.sequences import Column, declared, plug_in_low, smallest_mean
 
 WARM_UP = 100
 """Rows that a spread is learned from before it counts."""
@@ -243,17 +243,13 @@ class _Importance:
         return factors, paid
 
     def _give(self, low: float, high: float) -> Interval:
-        least, most = self.bounds
-        low, high = max(low, 0.0), min(high, 1.0)
-        if low > high:
+        if max(low, 0.0) > min(high, 1.0):
             raise InvalidInputError(
                 f"no value agrees with these {self.n} rows at level {self.level}: weights do "
                 "not average 1 (wrong propensities, or actions that were never logged)",
                 field="weights",
             )
-        return Interval(
-            least + low * (most - least), least + high * (most - least), self.kind, self.level
-        )
+        return declared(low, high, self.bounds, self.kind, self.level)
 
 
 class ImportanceBernstein(_Importance):

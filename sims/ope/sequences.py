@@ -39,6 +39,15 @@ class Sequence(Protocol):
         ...
 
 
+def declared(
+    low: float, high: float, bounds: tuple[float, float], kind: str, level: float
+) -> Interval:
+    """Give ends in [0, 1] in the declared range; what lies beyond it is cut."""
+    least, most = bounds
+    low, high = max(low, 0.0), min(high, 1.0)
+    return Interval(least + low * (most - least), least + high * (most - least), kind, level)
+
+
 class _Bounded:
     """Rows in a declared range, at a level that was declared with it."""
 
@@ -64,17 +73,13 @@ class _Bounded:
 
     def _give(self, low: float, high: float) -> Interval:
         """Give ends in [0, 1] in the declared range; what lies beyond it is cut."""
-        least, most = self.bounds
-        low, high = max(low, 0.0), min(high, 1.0)
-        if low > high:
+        if max(low, 0.0) > min(high, 1.0):
             raise InvalidInputError(
                 f"no mean agrees with these {self.n} rows at level {self.level}: their "
                 "expectation drifts, or the order is not that of the log",
                 field="values",
             )
-        return Interval(
-            least + low * (most - least), least + high * (most - least), self.kind, self.level
-        )
+        return declared(low, high, self.bounds, self.kind, self.level)
 
 
 class Hoeffding(_Bounded):
