@@ -27,6 +27,7 @@ from bandit.errors import (
     UnavailableError,
 )
 from server import planner
+from server.prepared import driven
 from server.turn import Turn
 
 _LOCK_KEY = 0x62616E646974  # "bandit"
@@ -232,7 +233,9 @@ def _engine(url: URL, *, pool: type[Pool] | None, write: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        text = "BEGIN IMMEDIATE" if write else "BEGIN"
+        with driven(connection, text) as cursor:
+            cursor.execute(text)
 
     return engine
 

@@ -172,11 +172,11 @@ class _Batch:
         self._id = experiment_id
         self._rule = rule
         self._now = now
-        locked: Any = _LOCK.execute(connection, [(experiment_id,)]).first()
-        if locked is None:  # the lock comes first, so that nothing below changes meanwhile
+        locked = _LOCK.execute(connection, experiment_id)
+        if not locked:  # the lock comes first, so that nothing below changes meanwhile
             raise NotFoundError(f"no experiment {experiment_id}")
-        self._first: int = locked[0]
-        self._closed_seq: int = locked[1]
+        self._first: int = locked[0][0]
+        self._closed_seq: int = locked[0][1]
         self._seq = self._first
         self._standings: dict[bytes, _Standing] = {}
         self._past: dict[int, list[Event]] | None = None

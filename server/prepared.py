@@ -8,13 +8,13 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Table, insert
-from sqlalchemy.engine import Connection, CursorResult, Row
+from sqlalchemy.engine import Connection, Row
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql import ClauseElement
 
 
 class Prepared:
-    """One statement; its parameters are tuples in the order of ``names``.
+    """One statement, executed once at a time by the driver itself.
 
     Parameters
     ----------
@@ -22,6 +22,11 @@ class Prepared:
         With bound parameters of these names.
     names
         Order in which callers give the values.
+
+    Notes
+    -----
+    Core's connection makes a context and a result of every execution, some 30 us, which every
+    small transaction paid several times.
     """
 
     def __init__(self, statement: ClauseElement, names: Sequence[str]) -> None:
@@ -29,18 +34,25 @@ class Prepared:
         self._names = tuple(names)
         self._texts: dict[str, tuple[str, tuple[int, ...] | None]] = {}
 
-    def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> CursorResult[Any]:
-        """Execute for every row."""
-        text, order = self._text(connection)
-        if order is None:
-            return connection.exec_driver_sql(
-                text, [dict(zip(self._names, row, strict=True)) for row in rows]
-            )
-        if order == tuple(range(len(self._names))):
-            return connection.exec_driver_sql(text, list(rows))
-        return connection.exec_driver_sql(text, [tuple(row[i] for i in order) for row in rows])
+    def execute(self, connection: Connection, *values: object) -> list[tuple[Any, ...]]:
+        """Execute, and give the rows that it returns.
 
-    def _text(self, connection: Connection) -> tuple[str, tuple[int, ...] | None]:
+        Raises
+        ------
+        sqlalchemy.exc.DBAPIError
+            As any statement does.
+        """
+        text, order = self.text(connection)
+        told = (
+            dict(zip(self._names, values, strict=True))
+            if order is None
+            else tuple(values[i] for i in order)
+        )
+        with begun(connection, text) as cursor:
+            cursor.execute(text, told)
+            return cursor.fetchall()  # type: ignore[no-any-return]
+
+    def text(self, connection: Connection) -> tuple[str, tuple[int, ...] | None]:
         """Give the SQL for this database, and the places of its positional parameters."""
         dialect = connection.dialect
         known = self._texts.get(dialect.name)
@@ -127,21 +139,45 @@ class Append:
             As any statement does; IntegrityError for a key that is there.
         """
         if connection.dialect.driver != "psycopg":
-            self._insert.execute(connection, rows)
+            text, _ = self._insert.text(connection)
+            with begun(connection, text) as cursor:
+                cursor.executemany(text, rows)
             return
-        driven: Any = connection.connection
-        try:
-            with driven.cursor() as cursor, cursor.copy(self._copy) as copy:
-                for row in rows:
-                    copy.write_row(row)
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise _as_core(connection, driven, self._copy, error) from error
+        with begun(connection, self._copy) as cursor, cursor.copy(self._copy) as copy:
+            for row in rows:
+                copy.write_row(row)
 
 
-def _as_core(connection: Connection, driven: Any, text: str, error: Any) -> BaseException:  # noqa: ANN401
+class driven:  # noqa: N801  used as contextlib's functions are, at a tenth of their cost
+    """A cursor of the driver's own, whose errors come as Core's."""
+
+    __slots__ = ("_connection", "_cursor", "_text")
+
+    def __init__(self, connection: Connection, text: str) -> None:
+        self._connection = connection
+        self._text = text
+
+    def __enter__(self) -> Any:  # noqa: ANN401
+        self._cursor = self._connection.connection.cursor()
+        return self._cursor
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._cursor.close()
+        if isinstance(error, self._connection.dialect.loaded_dbapi.Error):
+            raise _as_core(self._connection, self._text, error) from error
+
+
+def begun(connection: Connection, text: str) -> driven:
+    """Give a cursor inside a transaction, which begins here unless it has begun."""
+    if not connection.in_transaction():
+        connection.begin()
+    return driven(connection, text)
+
+
+def _as_core(connection: Connection, text: str, error: Any) -> BaseException:  # noqa: ANN401
     """Turn a driver's error into the one that Core would have raised."""
     dialect = connection.dialect
-    is_lost = dialect.is_disconnect(error, driven.dbapi_connection, None)
+    is_lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)
     if is_lost:
         connection.invalidate(error)
     told: BaseException = DBAPIError.instance(

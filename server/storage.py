@@ -102,10 +102,10 @@ def take_seq(connection: Connection, experiment_id: int, n: int) -> int:
     NotFoundError
         If the experiment is gone.
     """
-    taken = _TAKE.execute(connection, [(n, experiment_id)]).scalar_one_or_none()
-    if taken is None:
+    taken = _TAKE.execute(connection, n, experiment_id)
+    if not taken:
         raise NotFoundError(f"no experiment {experiment_id}")
-    return int(taken) - n
+    return int(taken[0][0]) - n
 
 
 def lock(connection: Connection, experiment_ids: Iterable[int]) -> None:

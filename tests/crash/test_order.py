@@ -7,7 +7,6 @@ after the last I saw" then skips it for ever. The audit finds that.
 
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from sqlalchemy.engine import Connection
@@ -79,10 +78,10 @@ def draw(monkeypatch: pytest.MonkeyPatch, drawn: dict[str, int]) -> None:
     class Drawn:
         """Stands for the lock of the counter row, and gives the place that was drawn."""
 
-        def execute(self, connection: Connection, rows: list[tuple[int]]) -> object:
-            locked = lock.execute(connection, rows).first()
+        def execute(self, connection: Connection, experiment_id: int) -> list[tuple[int, int]]:
+            ((_, closed),) = lock.execute(connection, experiment_id)
             taken[id(connection)] = places[next(order)]
-            return SimpleNamespace(first=lambda: (taken[id(connection)], locked[1]))
+            return [(taken[id(connection)], closed)]
 
     lock = ledger._LOCK
     monkeypatch.setattr(ledger, "_LOCK", Drawn())
