@@ -137,9 +137,10 @@ def decide_joint(
     for done in range(0, draws, tile):
         start = min(done, draws - tile)  # of the last tile, some may have been counted before
         level_scores(x[0], bank, start, terms, False, levels)  # noqa: FBT003
+        sum_levels(levels, terms, planes, False, scores[:-1])  # noqa: FBT003
         for t in range(n):
             level_scores(x[t], bank, start, terms, True, levels)  # noqa: FBT003
-            sum_levels(levels, terms, planes, scores[:-1])
+            sum_levels(levels, terms, planes, True, scores[:-1])  # noqa: FBT003
             best_actions(scores, planes, masks[which[t]], chosen)
             for winner in chosen[done - start :]:
                 if winner >= 0:

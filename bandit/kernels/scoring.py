@@ -228,49 +228,54 @@ def level_scores(
 
 
 @kernel
-def sum_levels(levels: Floats, terms: Terms, planes: Planes, out: Floats) -> None:
-    """Score every cell of every plane: the sum of the plane's terms, in their order.
+def sum_levels(
+    levels: Floats,
+    terms: Terms,
+    planes: Planes,
+    crossed: bool,  # noqa: FBT001
+    out: Floats,
+) -> None:
+    """Score every cell of the planes with a crossed term, or of those without.
 
     Parameters
     ----------
     levels : (sum(counts), n)
         From ``level_scores``.
+    crossed
+        Which planes; the scores of the others are the same for every context.
     out : (sum(sizes), n)
-        Filled.
+        Their cells are filled: the sum of the plane's terms, in their order.
 
     Notes
     -----
-    O(n cells of all planes per term); the first two terms in one pass.
+    O(n cells of the planes per term); the first two terms in one pass.
     """
     n, at = out.shape[1], 0
     for home in range(planes.sizes.shape[0]):
-        seen, first, one, before = (
-            0,
-            0,
-            0,
-            0,
-        )  # ``before``: the plane's first term, from row ``one``
+        is_crossed = False
         for j in range(planes.homes.shape[0]):
-            if planes.homes[j] == home:
-                for cell in range(planes.sizes[home]):
-                    a, b, c = (
-                        at + cell,
-                        first + planes.uses[j, cell],
-                        one + planes.uses[before, cell],
-                    )
-                    if seen == 1:
-                        for t in range(n):
-                            out[a, t] = levels[c, t] + levels[b, t]
-                    elif seen > 1:
-                        for t in range(n):
-                            out[a, t] += levels[b, t]
-                if seen == 0:
-                    one, before = first, j
-                seen += 1
-            first += terms.counts[j]
-        for cell in range(planes.sizes[home]):
-            if seen == 1:
-                out[at + cell] = levels[one + planes.uses[before, cell]]
+            is_crossed |= planes.homes[j] == home and terms.crossed[j]
+        if is_crossed == crossed:
+            seen, first = 0, 0
+            one, before = 0, 0  # ``before``: the plane's first term, from row ``one``
+            for j in range(planes.homes.shape[0]):
+                if planes.homes[j] == home:
+                    for cell in range(planes.sizes[home]):
+                        a = at + cell
+                        b, c = first + planes.uses[j, cell], one + planes.uses[before, cell]
+                        if seen == 1:
+                            for t in range(n):
+                                out[a, t] = levels[c, t] + levels[b, t]
+                        elif seen > 1:
+                            for t in range(n):
+                                out[a, t] += levels[b, t]
+                    if seen == 0:
+                        one, before = first, j
+                    seen += 1
+                first += terms.counts[j]
+            for cell in range(planes.sizes[home]):
+                if seen == 1:
+                    out[at + cell] = levels[one + planes.uses[before, cell]]
         at += planes.sizes[home]
 
 
@@ -286,9 +291,9 @@ def plane_scores(x: Floats, bank: Floats, terms: Terms, planes: Planes, out: Flo
         Filled.
     """
     levels = np.empty((terms.counts.sum(), bank.shape[1]))
-    level_scores(x, bank, 0, terms, False, levels)  # noqa: FBT003
-    level_scores(x, bank, 0, terms, True, levels)  # noqa: FBT003
-    sum_levels(levels, terms, planes, out)
+    for crossed in (False, True):
+        level_scores(x, bank, 0, terms, crossed, levels)
+        sum_levels(levels, terms, planes, crossed, out)
 
 
 @kernel
