@@ -18,7 +18,7 @@ from bandit.actions import MAX_EXCLUSIONS, Exclusion
 from bandit.decision import Reason
 from bandit.errors import InvalidInputError, StateError
 from server import convert, storage
-from server.deciding import Asking, Plan, decide
+from server.deciding import Asking, Plan, decide, hashed_rest
 from server.live import LiveExperiment
 from server.named import asking
 from server.pb import bandit_pb2 as pb
@@ -106,16 +106,18 @@ def read(request: pb.RankRequest, live: LiveExperiment, now: int) -> Ranked:
             'confirmed" and confirm what is shown, or ask for one place',
             field="count",
         )
-    content = first.request_hash
-    names = [request_id, *(f"{request_id}#{place}" for place in range(2, count + 1))]
-    keys = [(name, _hash(content, count, place)) for place, name in enumerate(names, 1)]
+    keys = []
+    for place in range(1, count + 1):
+        told = hashed_rest(
+            first.time_zone,
+            first.exclusions,
+            keeps_propensities=first.keeps_propensities,
+            shows_removed=request.include_removed,
+            place=f" {place}/{count}",
+        )
+        content = hashlib.blake2b(first.question.customer + first.context + told, digest_size=16)
+        keys.append((request_id if place == 1 else f"{request_id}#{place}", content.digest()))
     return Ranked(first._replace(request_hash=keys[0][1]), keys)
-
-
-def _hash(content: bytes, count: int, place: int) -> bytes:
-    """Give what a place's request id stands for: never the hash of another kind of request."""
-    told = f"{count} {place} ".encode() + content
-    return hashlib.blake2b(told, digest_size=16, person=b"rank").digest()
 
 
 def places(asked: Ranked, plan: Plan) -> list[DecisionRow]:
