@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import grpc
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import delete
 
 from bandit import spec_file
 from bandit.actions import Exclusion
@@ -26,6 +28,7 @@ from server.catalogue import State
 from server.deciding import Plan
 from server.live import LiveExperiment
 from server.pb import bandit_pb2 as pb
+from server.schema import decisions
 from server.writer import AppendDecisions
 from tests.server.harness import SPEC, Clock, Peer, Refusal, decide_request, eventually, refusal
 from tests.server.scrape import scrape, value
@@ -395,6 +398,15 @@ def test_an_id_that_a_ranking_did_not_need_is_free(peer: Peer, name: str):
     assert len(places) == 2
     assert [same(one) for one in again] == places
     assert same(peer.decide(name, "r#3")) == other
+    assert peer.log_length(name) == 3
+
+
+def test_what_retention_left_is_the_answer(peer: Peer, name: str):
+    """Old entries go by their place in the log, which may lie within a ranking."""
+    places = rank(peer, name, "r")
+    first = decisions.c.decision_id == UUID(places[0].decision_id).bytes
+    peer.server.writer.call(lambda c: c.execute(delete(decisions).where(first)))
+    assert [same(one) for one in rank(peer, name, "r")] == places[1:]
     assert peer.log_length(name) == 3
 
 
