@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -465,6 +466,38 @@ def test_sixteen_at_once_make_one_ranking(peer: Peer, name: str):
         assert len({str([same(one) for one in places]) for places in won[count]}) == 1
     with peer.server.database.reader.connect() as connection:
         assert audit(connection, peer.live(name)).problems == []
+
+
+def test_two_processes_make_one_ranking(still: Peer, tmp_path: Path):
+    """On SQLite there is only one, which gets every call."""
+    name = create(still, "from two sides")
+    with ExitStack() as opened:
+        peers = [still]
+        if not still.settings.database.startswith("sqlite"):
+            other = Peer(tmp_path, clock=still.clock, database=still.settings.database)
+            peers.append(opened.enter_context(other))
+        with ThreadPoolExecutor(THREADS) as pool:
+            answers = list(
+                pool.map(
+                    lambda i: rank(peers[i % len(peers)], name, f"r{i // THREADS}"),
+                    range(6 * THREADS),
+                )
+            )
+    for at in range(0, len(answers), THREADS):
+        mine = answers[at : at + THREADS]
+        assert sum(not places[0].repeated_request for places in mine) == 1
+        assert len({str([same(one) for one in places]) for places in mine}) == 1
+    assert still.log_length(name) == 6 * 3
+
+
+def test_what_nobody_waits_for_is_not_stored(peer: Peer, name: str):
+    gate = Gate(peer.server.writer)
+    with pytest.raises(grpc.RpcError) as caught:
+        peer.decisions.Rank(rank_request(name, "r"), timeout=0.2)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    gate.open()
+    peer.server.writer.call(lambda _: None)  # behind it in the queue, if it came so far
+    assert peer.log_length(name) == 0
 
 
 def job(peer: Peer, name: str, request: pb.RankRequest, why: Reason | None) -> AppendDecisions:
