@@ -33,6 +33,7 @@ TRUSTED = 10.0
 ROLES: Mapping[str, Role] = {
     "DecisionService/Decide": Role.DECIDE,
     "DecisionService/BatchDecide": Role.DECIDE,
+    "DecisionService/Rank": Role.DECIDE,
     "DecisionService/RecordReward": Role.REPORT,
     "DecisionService/BatchRecordRewards": Role.REPORT,
     "DecisionService/ConfirmExposure": Role.REPORT,

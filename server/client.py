@@ -20,26 +20,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bandit.actions import Exclusion
 from bandit.decision import Group, Reason
-from bandit.errors import (
-    BanditError,
-    ChangedError,
-    ConflictError,
-    CorruptionError,
-    DeadlineError,
-    ForbiddenError,
-    InvalidInputError,
-    NotFoundError,
-    StateError,
-    UnauthenticatedError,
-    UnavailableError,
-)
+from bandit.errors import BanditError, DeadlineError, InvalidInputError, UnavailableError
 from bandit.policy import ActionName
 from bandit.spec import ExperimentSpec
 from bandit.verdict import Verdict
 from server import convert, verdict_messages
 from server.pb import bandit_pb2 as pb
 from server.pb import bandit_pb2_grpc as stubs
-from server.status import DETAILS_KEY
+from server.status import DETAILS_KEY, STATUS
 from server.tls import Security
 
 R = TypeVar("R")
@@ -48,17 +36,8 @@ _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 """Nothing was answered: no server there, or it ended meanwhile; a repeated request is safe."""
 
 _ERRORS: dict[grpc.StatusCode, type[BanditError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
-    grpc.StatusCode.NOT_FOUND: NotFoundError,
-    grpc.StatusCode.ALREADY_EXISTS: ConflictError,
-    grpc.StatusCode.ABORTED: ChangedError,
-    grpc.StatusCode.FAILED_PRECONDITION: StateError,
-    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
-    grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
-    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    **{code: kind for kind, (code, _) in STATUS.items()},
     grpc.StatusCode.CANCELLED: UnavailableError,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
-    grpc.StatusCode.DATA_LOSS: CorruptionError,
 }
 
 _TLS_SIGNS = {
@@ -168,7 +147,7 @@ class BanditClient:
     timeout
         Seconds that a call may take, retries included.
     fallback
-        What ``decide`` answers when the server can not be reached; None raises instead.
+        What ``decide`` and ``rank`` answer when the server can not be reached; None raises.
     security
         Token and TLS; None sends no token, in plain text.
 
@@ -252,6 +231,35 @@ class BanditClient:
             if self._fallback is None:
                 raise
             return _own_fallback(self._fallback)
+
+    def rank(
+        self,
+        experiment: str,
+        ask: Ask,
+        *,
+        count: int,
+        include_propensities: bool = False,
+        include_removed: bool = False,
+    ) -> list[Answer]:
+        """Ask for up to ``count`` alternatives for one customer, in the order to offer them.
+
+        Raises
+        ------
+        BanditError
+            What the server refused (then nothing is stored); or, without a fallback, that it can
+            not be reached.
+        """
+        request = _decide_request(experiment, ask)
+        request.include_propensities = include_propensities
+        request.include_removed = include_removed
+        message = pb.RankRequest.FromString(request.SerializeToString())
+        message.count = count
+        try:
+            return [_answer(one) for one in self._call(self._decisions.Rank, message).decisions]
+        except (UnavailableError, DeadlineError):
+            if self._fallback is None:
+                raise
+            return [_own_fallback(self._fallback)]
 
     def decide_batch(self, experiment: str, asks: Iterable[Ask]) -> list[Answer]:
         """Ask for up to 1000 decisions in one transaction.

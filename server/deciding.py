@@ -62,10 +62,14 @@ def hashed_rest(
     *,
     keeps_propensities: bool,
     shows_removed: bool = False,
+    place: str = "",
 ) -> bytes:
-    """Give what a request hash covers beside customer and context."""
+    """Give what a request hash covers beside customer and context.
+
+    ``place`` is that of a ranking, such as " 2/5"; a decision that stands alone has none.
+    """
     flags = 2 * keeps_propensities + shows_removed
-    return f"{flags}\0{time_zone}\0{exclusions or ''}".encode()
+    return f"{flags}{place}\0{time_zone}\0{exclusions or ''}".encode()
 
 
 def decide(plans: Sequence[Plan]) -> list[list[DecisionRow]]:

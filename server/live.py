@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from sqlalchemy.engine import Connection
 
 from bandit import encoding, spec_file
-from bandit.errors import BanditError, CorruptionError, NotFoundError
+from bandit.decision import Reason
+from bandit.errors import BanditError, CorruptionError, NotFoundError, StateError
 from bandit.experiment import Experiment
 from bandit.posterior import Posterior
 from bandit.rng import keyed
@@ -203,6 +204,28 @@ class Live:
         """Give the last moment for which ``confirm`` said so; the first look if none."""
         known = self._current.get(experiment_id)
         return self._seen.setdefault(experiment_id, self._clock()) if known is None else known
+
+    def refused(self, live: LiveExperiment) -> Reason | None:
+        """Say why an experiment decides for nobody at the moment; None: it decides.
+
+        Raises
+        ------
+        StateError
+            If it does not even answer its fallback: it has not started, or has ended.
+        """
+        if live.state is State.RUNNING:
+            age = live.experiment.spec.publishing.max_age
+            if age is None:
+                return None
+            is_stale = self._clock() - self.current_at(live.id) > age * 1e6
+            return Reason.STALE_SNAPSHOT if is_stale else None
+        if live.state is State.PAUSED:
+            return Reason.PAUSED
+        hint = "start it first" if live.state is State.DRAFT else "it decides no more"
+        raise StateError(
+            f"experiment {live.experiment.spec.name!r} is {live.state.name}; {hint}",
+            field="experiment",
+        )
 
     def _by_id(self, experiment_id: int) -> LiveExperiment:
         return next(e for e in self._entries.values() if e.id == experiment_id)

@@ -28,7 +28,11 @@ class Asked(NamedTuple):
     wish: Wish
 
 
-def asked(request: pb.DecideRequest, experiment: Experiment) -> Asked:
+Request = pb.DecideRequest | pb.RankRequest
+"""Asks for one customer; the fields that are read here are the same in both."""
+
+
+def asked(request: Request, experiment: Experiment) -> Asked:
     """Read a request to decide.
 
     Raises
@@ -52,7 +56,7 @@ def asked(request: pb.DecideRequest, experiment: Experiment) -> Asked:
     return Asked(request_id, customer_id, row, Wish(zone, rules, written, keeps, told))
 
 
-def asking(request: pb.DecideRequest, experiment: Experiment, tenant: str, now: int) -> Asking:
+def asking(request: Request, experiment: Experiment, tenant: str, now: int) -> Asking:
     """Read a request to decide, and name it, for it to be decided with others that wait.
 
     Raises

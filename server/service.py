@@ -12,7 +12,6 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
 
 from bandit import spec_file
-from bandit.decision import Reason
 from bandit.errors import (
     BanditError,
     ChangedError,
@@ -21,7 +20,17 @@ from bandit.errors import (
     NotFoundError,
     StateError,
 )
-from server import audit_log, catalogue, convert, ledger, omissions, packed, reporting, storage
+from server import (
+    audit_log,
+    catalogue,
+    convert,
+    ledger,
+    omissions,
+    packed,
+    ranking,
+    reporting,
+    storage,
+)
 from server.access import Caller
 from server.audit_log import MAX_REASON, Change
 from server.catalogue import State
@@ -162,13 +171,19 @@ class DecisionService:
         """Decide for many here, for others not to wait for the engine, and commit."""
         job: Job[list[storage.Logged]]
         try:
-            plan = Plan(live, (), now, self._refused(live))
+            plan = Plan(live, (), now, self._live.refused(live))
         except StateError as error:
             job = self._repeat(live, list(zip(asked.request_ids, asked.hashes, strict=True)), error)
         else:
             job = AppendDecisions(plan, decide_sheet(live, asked, now, plan.refused))
             job.rows = len(asked)
         return self._writer.write(job, expires)
+
+    def Rank(self, request: pb.RankRequest, caller: Caller) -> pb.RankResponse:
+        """Choose several actions in order for one customer, in one transaction."""
+        live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
+        job = ranking.job(request, live, self._clock(), self._live.refused)
+        return ranking.answer(request, live, self._writer.write(job, caller.expires))
 
     def RecordReward(
         self, request: pb.RecordRewardRequest, caller: Caller
@@ -285,7 +300,7 @@ class DecisionService:
     ) -> Job[list[storage.Logged]]:
         """Give the job that decides; where nothing is decided any more, that repeats answers."""
         try:
-            return AppendDecisions(Plan(live, asked, now, self._refused(live)))
+            return AppendDecisions(Plan(live, asked, now, self._live.refused(live)))
         except StateError as error:
             return self._repeat(live, [(a.request_id, a.request_hash) for a in asked], error)
 
@@ -300,21 +315,6 @@ class DecisionService:
             return found
 
         return Call(repeat)
-
-    def _refused(self, live: LiveExperiment) -> Reason | None:
-        if live.state is State.RUNNING:
-            age = live.experiment.spec.publishing.max_age
-            if age is None:
-                return None
-            is_stale = self._clock() - self._live.current_at(live.id) > age * 1e6
-            return Reason.STALE_SNAPSHOT if is_stale else None
-        if live.state is State.PAUSED:
-            return Reason.PAUSED
-        hint = "start it first" if live.state is State.DRAFT else "it decides no more"
-        raise StateError(
-            f"experiment {live.experiment.spec.name!r} is {live.state.name}; {hint}",
-            field="experiment",
-        )
 
     def _events(
         self,

@@ -17,6 +17,9 @@ from bandit.errors import BanditError, ConflictError, NotFoundError
 from server.prepared import Append, Prepared
 from server.schema import AnyRow, decisions, experiments, exposures, outcomes, reward_events
 
+Key = tuple[str, bytes]
+"""Request id, and the hash of what was asked under it."""
+
 LEARNED_REASONS = (Reason.POLICY, Reason.RANDOM_GROUP)
 
 _TAKE = Prepared(
@@ -183,8 +186,46 @@ def merge_decisions(
     return results
 
 
+def merge_ranking(
+    connection: Connection, experiment_id: int, keys: Sequence[Key], rows: Sequence[DecisionRow]
+) -> list[Logged] | BanditError:
+    """Append the places of a ranking, or give those stored of the same request, however many.
+
+    Parameters
+    ----------
+    keys
+        Of every place that the request may have.
+    rows
+        Places that were decided now: used only if none is stored.
+    """
+    next_seq(connection, experiment_id)  # first, so that nothing below changes meanwhile
+    known = _known_decisions(connection, experiment_id, [request_id for request_id, _ in keys])
+    stored = _ranking(known, keys)
+    if stored:
+        return stored
+    for row in rows:
+        if row.request_id in known:
+            return ConflictError(
+                f"request id {row.request_id!r} was used before with other content",
+                field="request_id",
+            )
+    return append_decisions(connection, experiment_id, [rows])[0]
+
+
+def find_ranking(connection: Connection, experiment_id: int, keys: Sequence[Key]) -> list[Logged]:
+    """Read the stored places of a ranking, in order; none if the request is new."""
+    known = _known_decisions(connection, experiment_id, [request_id for request_id, _ in keys])
+    return _ranking(known, keys)
+
+
+def _ranking(known: dict[str, Logged], keys: Sequence[Key]) -> list[Logged]:
+    """Pick those that the request made; another one may have taken an id it did not need."""
+    found = [(known.get(request_id), request_hash) for request_id, request_hash in keys]
+    return [one for one, content in found if one is not None and one.row.request_hash == content]
+
+
 def repeated(
-    connection: Connection, experiment_id: int, keys: Sequence[tuple[str, bytes]]
+    connection: Connection, experiment_id: int, keys: Sequence[Key]
 ) -> list[Logged] | None:
     """Give the stored answers to requests (id and hash), or None unless all are stored."""
     known = _known_decisions(connection, experiment_id, [request_id for request_id, _ in keys])

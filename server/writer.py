@@ -23,7 +23,7 @@ from bandit.outcome import OutcomeRule
 from server import bugs, ledger, storage
 from server.database import cause_of
 from server.deciding import Plan, decide
-from server.storage import DecisionRow, EventRow, Logged, Recorded
+from server.storage import DecisionRow, EventRow, Key, Logged, Recorded
 from server.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -70,15 +70,21 @@ class Job(Generic[T]):
 
 
 class AppendDecisions(Job[list[Logged]]):
-    """Decide, unless that was done, and append: all decisions of a plan, or none."""
+    """Decide, unless that was done, and append: all decisions of a plan, or none.
 
-    __slots__ = ("decisions", "experiment_id", "plan")
+    ``keys`` are those of a ranking, whose decisions answer one request together; else none.
+    """
 
-    def __init__(self, plan: Plan, decisions: Sequence[DecisionRow] = ()) -> None:
+    __slots__ = ("decisions", "experiment_id", "keys", "plan")
+
+    def __init__(
+        self, plan: Plan, decisions: Sequence[DecisionRow] = (), keys: Sequence[Key] = ()
+    ) -> None:
         super().__init__(len(plan.asked))
         self.plan = plan
         self.experiment_id = plan.live.id
         self.decisions = decisions
+        self.keys = keys
 
 
 class AppendEvents(Job[list[Recorded | BanditError]]):
@@ -483,12 +489,21 @@ def _append(connection: Connection, experiment_id: int, jobs: list[AppendDecisio
 
 
 def _merge(connection: Connection, experiment_id: int, jobs: list[AppendDecisions]) -> None:
-    logged = storage.merge_decisions(connection, experiment_id, [j.decisions for j in jobs])
-    for job, result in zip(jobs, logged, strict=True):
-        if isinstance(result, BanditError):
-            job.error = result
-        else:
-            job.result = result
+    if alone := [job for job in jobs if not job.keys]:
+        logged = storage.merge_decisions(connection, experiment_id, [j.decisions for j in alone])
+        for job, result in zip(alone, logged, strict=True):
+            _end(job, result)
+    for job in jobs:
+        if job.keys:
+            merged = storage.merge_ranking(connection, experiment_id, job.keys, job.decisions)
+            _end(job, merged)
+
+
+def _end(job: AppendDecisions, result: list[Logged] | BanditError) -> None:
+    if isinstance(result, BanditError):
+        job.error = result
+    else:
+        job.result = result
 
 
 def _call(connection: Connection, job: Call[Any]) -> None:

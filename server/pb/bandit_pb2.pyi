@@ -744,6 +744,97 @@ class BatchDecideResponse(_message.Message):
 Global___BatchDecideResponse: _TypeAlias = BatchDecideResponse  # noqa: Y015
 
 @_typing.final
+class RankRequest(_message.Message):
+    """Asks for ordered alternatives for one customer: what DecideRequest asks, and how many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CUSTOMER_ID_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    EXCLUSIONS_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    INCLUDE_PROPENSITIES_FIELD_NUMBER: _builtins.int
+    INCLUDE_REMOVED_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    """Name of a running experiment; required."""
+    request_id: _builtins.str
+    """Idempotency key as in DecideRequest; required, 1 to 125 characters. Place i, from the second
+    on, has the id ID#i, such as call-17#2. The same id gives the first answer again; with other
+    content, another count, or used by another RPC it is refused with ALREADY_EXISTS.
+    """
+    customer_id: _builtins.str
+    """The caller's id of the customer; required, 1 to 256 characters. Stored only as a keyed hash."""
+    time_zone: _builtins.str
+    """IANA time zone in which slot times are read, such as Europe/Berlin; empty: UTC."""
+    include_propensities: _builtins.bool
+    """Whether to answer the propensity of every action, at every place."""
+    include_removed: _builtins.bool
+    """Whether to answer which actions were removed, and why, at every place. Those of the places
+    before are among them, with the reason "ranked above".
+    """
+    count: _builtins.int
+    """Places to fill, 1 to 20; required."""
+    @_builtins.property
+    def context(self) -> Global___Context:
+        """What is known about the customer; not set: nothing."""
+
+    @_builtins.property
+    def exclusions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Exclusion]:
+        """Rules for this request, beside the experiment's own; at most 1001 less count."""
+
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        customer_id: _builtins.str = ...,
+        context: Global___Context | None = ...,
+        exclusions: _abc.Iterable[Global___Exclusion] | None = ...,
+        time_zone: _builtins.str = ...,
+        include_propensities: _builtins.bool = ...,
+        include_removed: _builtins.bool = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "count", b"count", "customer_id", b"customer_id", "exclusions", b"exclusions", "experiment", b"experiment", "include_propensities", b"include_propensities", "include_removed", b"include_removed", "request_id", b"request_id", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankRequest: _TypeAlias = RankRequest  # noqa: Y015
+
+@_typing.final
+class RankResponse(_message.Message):
+    """Answers Rank."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]:
+        """The decisions in order, no action twice. The first is the one that Decide would make; each
+        further one is made with the actions before it removed, and its propensity is given those.
+        Fewer than asked for where fewer actions are eligible. Where nothing is chosen (fallback,
+        baseline or no-contact group) there is that one decision alone.
+        """
+
+    def __init__(
+        self,
+        *,
+        decisions: _abc.Iterable[Global___Decision] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankResponse: _TypeAlias = RankResponse  # noqa: Y015
+
+@_typing.final
 class RecordRewardRequest(_message.Message):
     """---------------------------------------------------------------------------- rewards
 

@@ -49,6 +49,11 @@ class DecisionServiceStub:
                 request_serializer=server_dot_pb_dot_bandit__pb2.BatchDecideRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_bandit__pb2.BatchDecideResponse.FromString,
                 _registered_method=True)
+        self.Rank = channel.unary_unary(
+                '/bandit.v1.DecisionService/Rank',
+                request_serializer=server_dot_pb_dot_bandit__pb2.RankRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_bandit__pb2.RankResponse.FromString,
+                _registered_method=True)
         self.RecordReward = channel.unary_unary(
                 '/bandit.v1.DecisionService/RecordReward',
                 request_serializer=server_dot_pb_dot_bandit__pb2.RecordRewardRequest.SerializeToString,
@@ -89,6 +94,16 @@ class DecisionServiceServicer:
     def BatchDecide(self, request, context):
         """Decides for many customers in one transaction: all are stored, or none. Every decision is
         the one that Decide would have made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rank(self, request, context):
+        """Chooses several actions for one customer in order, for a person who may offer one after the
+        other. Every place is a decision of its own; all are stored in one transaction. More than one
+        place needs an experiment whose outcome has exposure confirmed, else FAILED_PRECONDITION:
+        what nobody was shown would be learned as a failure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,6 +151,11 @@ def add_DecisionServiceServicer_to_server(servicer, server):
                     servicer.BatchDecide,
                     request_deserializer=server_dot_pb_dot_bandit__pb2.BatchDecideRequest.FromString,
                     response_serializer=server_dot_pb_dot_bandit__pb2.BatchDecideResponse.SerializeToString,
+            ),
+            'Rank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rank,
+                    request_deserializer=server_dot_pb_dot_bandit__pb2.RankRequest.FromString,
+                    response_serializer=server_dot_pb_dot_bandit__pb2.RankResponse.SerializeToString,
             ),
             'RecordReward': grpc.unary_unary_rpc_method_handler(
                     servicer.RecordReward,
@@ -217,6 +237,33 @@ class DecisionService:
             '/bandit.v1.DecisionService/BatchDecide',
             server_dot_pb_dot_bandit__pb2.BatchDecideRequest.SerializeToString,
             server_dot_pb_dot_bandit__pb2.BatchDecideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.DecisionService/Rank',
+            server_dot_pb_dot_bandit__pb2.RankRequest.SerializeToString,
+            server_dot_pb_dot_bandit__pb2.RankResponse.FromString,
             options,
             channel_credentials,
             insecure,

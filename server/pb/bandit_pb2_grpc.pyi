@@ -44,6 +44,12 @@ class DecisionServiceStub:
     """Decides for many customers in one transaction: all are stored, or none. Every decision is
     the one that Decide would have made.
     """
+    Rank: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.RankRequest, _bandit_pb2.RankResponse]
+    """Chooses several actions for one customer in order, for a person who may offer one after the
+    other. Every place is a decision of its own; all are stored in one transaction. More than one
+    place needs an experiment whose outcome has exposure confirmed, else FAILED_PRECONDITION:
+    what nobody was shown would be learned as a failure.
+    """
     RecordReward: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.RecordRewardRequest, _bandit_pb2.RecordRewardResponse]
     """Reports one fact about a decision. Durable before it is answered."""
     BatchRecordRewards: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.BatchRecordRewardsRequest, _bandit_pb2.BatchRecordRewardsResponse]
@@ -72,6 +78,12 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
     BatchDecide: _aio.UnaryUnaryMultiCallable[_bandit_pb2.BatchDecideRequest, _bandit_pb2.BatchDecideResponse]  # type: ignore[assignment]
     """Decides for many customers in one transaction: all are stored, or none. Every decision is
     the one that Decide would have made.
+    """
+    Rank: _aio.UnaryUnaryMultiCallable[_bandit_pb2.RankRequest, _bandit_pb2.RankResponse]  # type: ignore[assignment]
+    """Chooses several actions for one customer in order, for a person who may offer one after the
+    other. Every place is a decision of its own; all are stored in one transaction. More than one
+    place needs an experiment whose outcome has exposure confirmed, else FAILED_PRECONDITION:
+    what nobody was shown would be learned as a failure.
     """
     RecordReward: _aio.UnaryUnaryMultiCallable[_bandit_pb2.RecordRewardRequest, _bandit_pb2.RecordRewardResponse]  # type: ignore[assignment]
     """Reports one fact about a decision. Durable before it is answered."""
@@ -110,6 +122,18 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_bandit_pb2.BatchDecideResponse, _abc.Awaitable[_bandit_pb2.BatchDecideResponse]]:
         """Decides for many customers in one transaction: all are stored, or none. Every decision is
         the one that Decide would have made.
+        """
+
+    @_abc_1.abstractmethod
+    def Rank(
+        self,
+        request: _bandit_pb2.RankRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bandit_pb2.RankResponse, _abc.Awaitable[_bandit_pb2.RankResponse]]:
+        """Chooses several actions for one customer in order, for a person who may offer one after the
+        other. Every place is a decision of its own; all are stored in one transaction. More than one
+        place needs an experiment whose outcome has exposure confirmed, else FAILED_PRECONDITION:
+        what nobody was shown would be learned as a failure.
         """
 
     @_abc_1.abstractmethod

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -22,6 +24,10 @@ from sims.log.sieve import Sieve
 from sims.log.tables import Batch, Source
 
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+_PLACE = re.compile(r"#(\d{1,2})$", re.ASCII)
+MAX_PLACES = 20
+"""Most that a ranking has."""
+
 _KEY = r"^[0-9a-f]{32}$"
 _GROUPS = tuple(group.name.lower() for group in Group)
 _REASONS = tuple(reason.name.lower() for reason in Reason)
@@ -73,15 +79,33 @@ class Decided:
     def has_hash(self, i: int) -> bool:
         """Whether a row's customer, context and rules are those that were asked for.
 
-        The hash also covers two switches of the request, which the log does not have.
+        The hash also covers what the log does not have: two switches of the request, and for a
+        place of a ranking how many were asked for.
         """
         asked = self.customers[i].tobytes() + self.rows[i].astype("<f8").tobytes()
         wanted = self.hashes[i].tobytes()
-        rest = f"\0{self.zones[i]}\0{self.exclusions[i] or ''}"
         return any(
-            hashlib.blake2b(asked + f"{flags}{rest}".encode(), digest_size=16).digest() == wanted
+            hashlib.blake2b(
+                asked + f"{flags}{place}\0{self.zones[i]}\0{rules}".encode(), digest_size=16
+            ).digest()
+            == wanted
+            for place, rules in self._places(i)
             for flags in range(4)
         )
+
+    def _places(self, i: int) -> Iterator[tuple[str, str]]:
+        """Give what a row may be, a decision alone first, and the rules that its request had.
+
+        A place after the first has the actions above it as its last rules, one for each.
+        """
+        rules = self.exclusions[i] or ""
+        yield "", rules
+        yield from ((f" 1/{count}", rules) for count in range(1, MAX_PLACES + 1))
+        place = int(found[1]) if (found := _PLACE.search(self.requests[i])) else 0
+        if 2 <= place <= MAX_PLACES and len(self.rules[i]) >= place - 1:
+            own = json.loads(rules)[: 1 - place]
+            rules = json.dumps(own, ensure_ascii=False, separators=(",", ":")) if own else ""
+            yield from ((f" {place}/{count}", rules) for count in range(place, MAX_PLACES + 1))
 
 
 def read(source: Source, spec: ExperimentSpec) -> Decided:

@@ -128,9 +128,11 @@ class Target:
         return made
 
     def _prepare(self) -> None:
-        names = ["target", "paused", "ended", "draft", *(f"moving{i}" for i in range(4))]
+        names = ["target", "paused", "ended", "draft", "shown", *(f"moving{i}" for i in range(4))]
         for name in names:
             spec = ParseDict({**SPEC, "name": name}, pb.ExperimentSpec())
+            if name == "shown":
+                spec.outcome.exposure = "confirmed"
             create = pb.CreateExperimentRequest(spec=spec, request_id=f"create {name}")
             self._experiments.CreateExperiment(create)
             if name != "draft":
@@ -147,7 +149,7 @@ class Target:
         texts = ["target", "r1", ids[0], "age", "short", "email", "now", "click", "buy"]
         self.words = {
             "": [*texts, "segment", "number", "Europe/Berlin", "18:30", "sum", "context:variant"],
-            "experiment": ["target", "target", "target", "paused", "draft", "ended", "moving0"],
+            "experiment": [*["target"] * 3, "shown", "paused", "draft", "ended", "moving0"],
             "name": ["target", "moving0", "moving1", "moving2", "moving3", "click", "buy", "fresh"],
             "request_id": [f"r{i}" for i in range(8)],
             "event_id": [f"e{i}" for i in range(8)],
@@ -171,6 +173,8 @@ class Target:
         decide = decide_request(
             "target", "fresh", context={"values": values}, exclusions=rules, time_zone="UTC"
         )
+        rank = pb.RankRequest.FromString(decide.SerializeToString())
+        rank.experiment, rank.count = "shown", 3
         reward = reward_request("target", "fresh", ids[0])
         reward.occurred_at.GetCurrentTime()
         specs = [
@@ -179,6 +183,7 @@ class Target:
         known: dict[type[Message], list[Message]] = {
             pb.DecideRequest: [decide],
             pb.BatchDecideRequest: [pb.BatchDecideRequest(requests=[decide, decide])],
+            pb.RankRequest: [rank],
             pb.RecordRewardRequest: [reward],
             pb.BatchRecordRewardsRequest: [pb.BatchRecordRewardsRequest(events=[reward, reward])],
             pb.GetDecisionRequest: [pb.GetDecisionRequest(experiment="target", decision_id=ids[0])],

@@ -17,6 +17,7 @@ ON_BOTH = {
     "test_learner",
     "test_lifecycle",
     "test_model",
+    "test_ranking",
     "test_reporting",
     "test_retention",
     "test_service",

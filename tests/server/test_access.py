@@ -233,8 +233,11 @@ def ask(method: str, experiment: str, decision_id: str) -> Message:
         name="click",
         value=1,
     )
+    rank = pb.RankRequest.FromString(one.SerializeToString())
+    rank.count = 1
     requests: dict[str, Message] = {
         "DecisionService/Decide": one,
+        "DecisionService/Rank": rank,
         "DecisionService/BatchDecide": pb.BatchDecideRequest(requests=[one]),
         "DecisionService/RecordReward": event,
         "DecisionService/BatchRecordRewards": pb.BatchRecordRewardsRequest(events=[event]),

@@ -82,9 +82,12 @@ def target(peer: Peer) -> Target:
     reward = reward_request("target", "fresh", one)
     reward.occurred_at.GetCurrentTime()
     by_name = {"name": "target", "etag": ""}
+    rank = pb.RankRequest.FromString(decide.SerializeToString())
+    rank.count = 1
     valid = {
         "DecisionService/Decide": decide,
         "DecisionService/BatchDecide": pb.BatchDecideRequest(requests=[decide]),
+        "DecisionService/Rank": rank,
         "DecisionService/RecordReward": reward,
         "DecisionService/BatchRecordRewards": pb.BatchRecordRewardsRequest(events=[reward]),
         "DecisionService/ConfirmExposure": pb.ConfirmExposureRequest(
@@ -352,6 +355,11 @@ TABLE = [
         ("DecisionService/BatchDecide", f"requests.0.{path}", value, f"requests[0].{field}")
         for path, value, field in DECIDE
     ),
+    *(("DecisionService/Rank", *row) for row in DECIDE),
+    ("DecisionService/Rank", "request_id", "x" * 126, "request_id"),
+    ("DecisionService/Rank", "count", 0, "count"),
+    ("DecisionService/Rank", "count", 21, "count"),
+    ("DecisionService/Rank", "count", 2**32 - 1, "count"),
     *(("DecisionService/RecordReward", *row) for row in REWARD),
     *(
         ("DecisionService/BatchRecordRewards", f"events.0.{path}", value, f"events[0].{field}")

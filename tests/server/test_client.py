@@ -141,6 +141,37 @@ def test_a_batch_is_in_order(client: BanditClient, name: str):
     assert [a.decision_id for a in answers] == [a.decision_id for a in ids]
 
 
+def test_a_ranking_is_typed(peer: Peer, client: BanditClient):
+    outcome = {**SPEC["outcome"], "exposure": "confirmed"}
+    name = peer.create("ranking", outcome=outcome, groups={"random": 1})
+    ask = Ask(customer_id="c", context={"age": 41}, request_id="call", time_zone="Asia/Tokyo",
+              exclusions=[Exclusion(variant="long", channel="push", reason="has it")])  # fmt: skip
+    options = {"count": 5, "include_propensities": True, "include_removed": True}
+    answers = client.rank(name, ask, **options)
+    assert sorted(one.action for one in answers) == [0, 1, 2]
+    assert [one.propensity for one in answers] == [1 / 3, 1 / 2, 1.0]
+    assert answers[1].removed == {3: "has it", answers[0].action: "ranked above"}
+    assert answers[2].propensities[answers[2].action] == 1.0
+    again = client.rank(name, ask, **options)
+    assert all(one.is_repeated for one in again)
+    assert [one.decision_id for one in again] == [one.decision_id for one in answers]
+    shown = answers[1].decision_id
+    assert client.confirm_exposure(name, shown) == "recorded"
+    assert client.record_reward(name, Fact(decision_id=shown, name="click")) == "recorded"
+    with pytest.raises(ConflictError):
+        client.decide(name, "c", {"age": 41}, request_id="call")
+
+
+def test_a_ranking_falls_back_as_a_decision_does(free_port: int):
+    ask = Ask(customer_id="c", context={})
+    address = f"127.0.0.1:{free_port}"
+    with BanditClient(address, timeout=0.2, fallback=NEWSLETTER) as client:
+        [answer] = client.rank("welcome", ask, count=3)
+    assert (answer.variant, answer.is_fallback) == ("newsletter", True)
+    with BanditClient(address, timeout=0.2) as client, pytest.raises(UnavailableError):
+        client.rank("welcome", ask, count=3)
+
+
 def test_dispositions(client: BanditClient, name: str):
     one = client.decide(name, "c1", {}).decision_id
     fact = Fact(decision_id=one, name="click", event_id="e1")

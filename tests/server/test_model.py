@@ -93,6 +93,7 @@ class Made:
     answer: pb.Decision
     customer: str
     at: int
+    ranked: int = 0  # places asked for; 0: a decision alone
     closed: bool = False
     shown_at: int | None = None
     due_at: int | None = None
@@ -339,13 +340,49 @@ class Campaigns(RuleBasedStateMachine):
             self.check_fresh(model, answer)
             model.requests[request] = Made(answer, customer, self.clock.now)
             model.append()
-        elif model.requests[request].customer != customer:
+        elif (model.requests[request].customer, model.requests[request].ranked) != (customer, 0):
             assert refusal(ask).code is grpc.StatusCode.ALREADY_EXISTS
         else:
             answer = ask()
             assert answer.repeated_request
             answer.repeated_request = False
             assert answer == model.requests[request].answer
+
+    @rule(pick=PICKS, request=REQUESTS, customer=CUSTOMERS, count=st.sampled_from([1, 2, 3, 5]))
+    def rank(self, pick: str, request: str, customer: str, count: int) -> None:
+        name = self.names[pick]
+        model = self.models.get(name)
+        asked = decide_request(name, request, customer_id=customer, include_propensities=True)
+        message = pb.RankRequest.FromString(asked.SerializeToString())
+        message.count = count
+
+        def ask() -> list[pb.Decision]:
+            return list(self.peer.decisions.Rank(message).decisions)
+
+        known = model.requests.get(request) if model else None
+        if model is None:
+            assert refusal(ask).code is grpc.StatusCode.NOT_FOUND
+        elif model.state == "draft" or (count > 1 and not model.needs_exposure):
+            assert refusal(ask).code is grpc.StatusCode.FAILED_PRECONDITION
+        elif known is None:
+            for place, answer in enumerate(ask(), 1):
+                self.check_fresh(model, answer)
+                assert answer.request_id == (request if place == 1 else f"{request}#{place}")
+                model.requests[answer.request_id] = Made(answer, customer, self.clock.now, count)
+                model.append()
+        elif (known.customer, known.ranked) != (customer, count):
+            assert refusal(ask).code is grpc.StatusCode.ALREADY_EXISTS
+        else:
+            answers = ask()
+            for answer in answers:
+                assert answer.repeated_request
+                answer.repeated_request = False
+            stored = [
+                made.answer
+                for one, made in model.requests.items()
+                if one == request or one.startswith(f"{request}#")
+            ]
+            assert answers == stored
 
     @rule(size=st.integers(0, 3))
     def list_all(self, size: int) -> None:
