@@ -1,6 +1,7 @@
 """The audit: whether the log is whole, and all that is stored follows from it bit for bit."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from uuid import UUID
@@ -78,12 +79,26 @@ def audit(
     _check_sequence(connection, live, found)
     _check_outcomes(connection, live, found)
     _check_open(connection, live, found)
-    decided = groupby(storage.by_snapshot(connection, live.id), lambda row: row.snapshot_version)
-    waiting = next(decided, None) if again else None
+    with closing(storage.by_snapshot(connection, live.id)) as rows:
+        refolded = _refold(connection, stages, base, found)
+        _repeat(rows if again else iter(()), refolded, base, found, step)
+    return found
+
+
+def _repeat(
+    decided: Iterator[AnyRow],
+    refolded: Iterator[tuple[LiveExperiment, Posterior, int]],
+    base: Posterior | None,
+    found: Findings,
+    step: Step | None,
+) -> None:
+    """Fold to every snapshot, and decide again what it decided."""
+    parts = groupby(decided, lambda row: row.snapshot_version)
+    waiting = next(parts, None)
     done = 0
-    for then, posterior, version in _refold(connection, stages, base, found):
+    for then, posterior, version in refolded:
         while base is not None and waiting is not None and waiting[0] < version:
-            waiting = next(decided, None)  # older than the base: what decided them was dropped
+            waiting = next(parts, None)  # older than the base: what decided them was dropped
         if waiting is not None and waiting[0] == version:
             snapshot = then.experiment.publish(posterior, version=version)
             for rows in _batches(waiting[1]):
@@ -91,10 +106,9 @@ def audit(
                 done += len(rows)
                 if step is not None:
                     step(done, found.decisions)
-            waiting = next(decided, None)
+            waiting = next(parts, None)
     if waiting is not None:
         found.problems.append(f"decisions name snapshot {waiting[0]}, which is not there")
-    return found
 
 
 def _check_revisions(connection: Connection, live: LiveExperiment, found: Findings) -> None:
