@@ -30,6 +30,7 @@ from server.catalogue import State
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CLIENT = ROOT / "docs/reference/client.md"
+EDITS = ROOT / "docs/how-to/change-a-running-experiment.md"
 DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [README, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *DOCUMENTS]
 DECLARED_PORT = "50051"
@@ -178,11 +179,11 @@ def test_the_quick_start_works(user: NewUser):
     assert after
     for block in before:
         user.follow(block)
-    for block in blocks(CLIENT):  # the client's reference goes on where the README ends
+    for block in blocks(CLIENT) + blocks(EDITS):  # they go on where the README ends
         if block.mark == "run":
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
-                exec(compile(user.here(block.text), str(CLIENT), "exec"), {})  # noqa: S102
+                exec(compile(user.here(block.text), "<document>", "exec"), {})  # noqa: S102
             assert printed.getvalue().strip(), block.text
     assert user.stop() == 0
     for block in after:
