@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.engine import Connection
@@ -128,7 +129,7 @@ def stages(connection: Connection, experiment_id: int) -> list[tuple[int, str]]:
 def at(connection: Connection, live: LiveExperiment, version: int) -> LiveExperiment:
     """Give an experiment with the specification that a snapshot's decisions were made with.
 
-    State and snapshot are those of ``live``: it is for naming and explaining, not for deciding.
+    State and belief are those of ``live``: it is for naming and folding, not for deciding.
 
     Raises
     ------
@@ -165,7 +166,7 @@ def teller(
         Whether removed actions are told, too, of a single decision.
     """
     again = [one.row for one in logged if one.repeated]
-    if not again:
+    if not again:  # as nearly always
         return live
     size = live.experiment.spec.actions.size
     is_unheard = any(row.action is not None and row.action >= size for row in again)
@@ -209,6 +210,7 @@ def _as_of(live: LiveExperiment, row: AnyRow) -> LiveExperiment:
     return replace(
         live,
         experiment=Experiment(spec, secret=live.experiment.secret),
+        snapshot=replace(live.snapshot, version=row.version),  # of no later one is it known here
         spec_revision=row.number,
         spec_version=row.version,
     )
@@ -221,14 +223,22 @@ def carry(before: LiveExperiment, posterior: Posterior, after: LiveExperiment) -
     return before.experiment.revise(posterior, after.experiment.spec)[1]
 
 
+_GROUPS_SINCE: WeakKeyDictionary[Experiment, int] = WeakKeyDictionary()
+"""What was found, for as long as the revision is in use: reports and metrics ask often."""
+
+
 def groups_since(connection: Connection, live: LiveExperiment) -> int:
     """Give the first snapshot whose decisions had the traffic groups of today."""
     since = live.spec_version
     if live.spec_revision == 1:
         return since
-    today = json.loads(spec_file.to_json(live.experiment.spec))["groups"]
+    known = _GROUPS_SINCE.get(live.experiment)
+    if known is not None:
+        return known
+    today = spec_file.to_data(live.experiment.spec)["groups"]
     for row in reversed(every(connection, live.id)):
         if json.loads(row.spec).get("groups", today) != today:
             break
-        since = row.version
-    return int(since)
+        since = int(row.version)
+    _GROUPS_SINCE[live.experiment] = since
+    return since

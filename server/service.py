@@ -38,7 +38,7 @@ from server.clock import Clock
 from server.deciding import Asking, Plan
 from server.gatekeeping import Gatekeeper
 from server.live import Live, LiveExperiment
-from server.moving import Mover, shown, stored
+from server.moving import Mover, newest, shown, stored
 from server.named import asked_together, asking
 from server.omissions import Omitted
 from server.pages import Pages
@@ -118,8 +118,7 @@ class DecisionService:
             [logged] = job.outcome()
             shows = request.include_removed
             told = revisions.teller(self._reader, live, [logged], removed=shows)
-            decision = convert.decision(told, logged, include_removed=shows)
-            return pb.DecideResponse(decision=decision)
+            return pb.DecideResponse(decision=convert.decision(told, logged, include_removed=shows))
 
         return Pending(job, answer)
 
@@ -169,8 +168,7 @@ class DecisionService:
             logged = self._decide_sheet(live, read, now, caller.expires)
         except ConflictError as error:
             raise ConflictError(error.message, field="packed.request_ids") from None
-        told = revisions.teller(self._reader, live, logged)
-        return packed.decisions_message(told, logged)
+        return packed.decisions_message(revisions.teller(self._reader, live, logged), logged)
 
     def _decide_sheet(
         self, live: LiveExperiment, asked: Sheet, now: int, expires: float
@@ -433,7 +431,10 @@ class ExperimentService:
             return row
 
         row = self._writer.call(create, expires=caller.expires)
-        live = self._live.add(row)
+        if row.revision == 1:
+            live = self._live.add(row)
+        else:  # made before, and started or edited, perhaps by another process
+            live, _ = newest(self._live, self._reader, caller.tenant, spec.name)
         return pb.CreateExperimentResponse(experiment=self._message(live))
 
     def GetExperiment(
