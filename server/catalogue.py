@@ -204,6 +204,14 @@ def check_spec(connection: Connection, experiment_id: int, spec_revision: int) -
         )
 
 
+def next_version(connection: Connection, experiment_id: int) -> int:
+    """Give the version of the snapshot that comes next."""
+    last = connection.execute(
+        select(func.max(snapshots.c.version)).where(snapshots.c.experiment_id == experiment_id)
+    ).scalar_one()
+    return int(last or 0) + 1
+
+
 def add_snapshot(connection: Connection, experiment_id: int, published: Published) -> None:
     """Store the next snapshot with its posterior; drop the posteriors of old ones.
 
@@ -212,11 +220,9 @@ def add_snapshot(connection: Connection, experiment_id: int, published: Publishe
     ConflictError
         If the version is not the next: somebody else published meanwhile.
     """
-    last = connection.execute(
-        select(func.max(snapshots.c.version)).where(snapshots.c.experiment_id == experiment_id)
-    ).scalar_one()
-    if published.version != (last or 0) + 1:
-        raise ConflictError(f"snapshot {published.version} does not follow {last or 0}")
+    wanted = next_version(connection, experiment_id)
+    if published.version != wanted:
+        raise ConflictError(f"snapshot {published.version} does not follow {wanted - 1}")
     connection.execute(insert(snapshots), {"experiment_id": experiment_id, **published._asdict()})
     connection.execute(
         update(snapshots)

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
 
 from bandit import encoding, spec_file
-from bandit.errors import InvalidInputError, StateError
+from bandit.errors import ChangedError, InvalidInputError, StateError
 from bandit.revision import check_revision
 from bandit.spec import ExperimentSpec
 from server import audit_log, catalogue, convert, edits, revisions, storage
@@ -57,12 +57,24 @@ class _Wish(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What becomes of an experiment as it was when it was looked at."""
+    """What becomes of an experiment as it was when it was looked at.
+
+    Attributes
+    ----------
+    spec, written
+        The new specification, and as it is stored.
+    changes
+        Whether that is another one than before.
+    ahead
+        The snapshot that begins it, if none is published meanwhile; None: not made yet.
+    """
 
     live: LiveExperiment
     is_draft: bool
     spec: ExperimentSpec
     written: str
+    changes: bool
+    ahead: Published | None = None
 
 
 class Reviser:
@@ -131,7 +143,7 @@ class Reviser:
             done = revisions.requested(connection, *keys)
         if done is None:
             _check(row, wish)
-            plan = self._plan(live, wish, is_draft=row.state == State.DRAFT)
+            plan = self._ahead(self._plan(live, wish, is_draft=row.state == State.DRAFT))
             done = self._writer.call(
                 lambda c: self._store(c, plan, wish, caller),
                 experiment_id=live.id,
@@ -152,9 +164,20 @@ class Reviser:
         elif new.name != old.name:
             raise InvalidInputError("can not change; create another experiment", field="spec.name")
         written = spec_file.to_json(new)
-        if written != spec_file.to_json(old):
+        changes = written != spec_file.to_json(old)
+        if changes:
             self._live.check(written, live.tenant)
-        return _Plan(live, is_draft, new, written)
+        return _Plan(live, is_draft, new, written, changes)
+
+    def _ahead(self, plan: _Plan) -> _Plan:
+        """Make the snapshot that begins the new specification, as things are now."""
+        if plan.is_draft or not plan.changes:
+            return plan
+        try:
+            with self._reader.connect() as connection:
+                return plan._replace(ahead=self._grown(connection, plan))
+        except ChangedError:  # edited since it was looked at: the transaction looks again
+            return plan
 
     def _store(self, connection: Connection, plan: _Plan, wish: _Wish, caller: Caller) -> AnyRow:
         """Store an edit; give its revision, or the one in force if it changes nothing."""
@@ -169,7 +192,7 @@ class Reviser:
             live = self._live.catch_up(connection, row)
             plan = self._plan(live, wish, is_draft=is_draft)
         old = plan.live.experiment.spec
-        if plan.written == spec_file.to_json(old):
+        if not plan.changes:
             return revisions.find(connection, row.id, row.spec_revision)
         version = 0
         stops = edits.only_stops(old, plan.spec)
@@ -201,14 +224,22 @@ class Reviser:
 
     def _publish(self, connection: Connection, plan: _Plan) -> int:
         """Publish what was learned under the new specification; give the snapshot's version."""
+        published = plan.ahead
+        if published is None or published.version != catalogue.next_version(
+            connection, plan.live.id
+        ):
+            published = self._grown(connection, plan)
+        catalogue.add_snapshot(connection, plan.live.id, published)
+        return published.version
+
+    def _grown(self, connection: Connection, plan: _Plan) -> Published:
+        """Give the newest snapshot's belief under the new specification."""
         posterior, newest = self._live.restore(connection, plan.live)
         _, grown = plan.live.experiment.revise(posterior, plan.spec)
         data = encoding.to_bytes(grown)
         version = 1 if newest is None else newest.version + 1
         digest, now = encoding.digest(data), self._clock()
-        published = Published(version, grown.seq, grown.count, digest, now, data)
-        catalogue.add_snapshot(connection, plan.live.id, published)
-        return version
+        return Published(version, grown.seq, grown.count, digest, now, data)
 
 
 def _wish(

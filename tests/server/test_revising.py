@@ -464,6 +464,43 @@ def _restored(peer: Peer, live: LiveExperiment) -> Any:  # noqa: ANN401
         return peer.server.live.restore(connection, live)[0]
 
 
+@pytest.mark.parametrize("meanwhile", ["published", "edited", "both", "started"])
+def test_what_happens_between_the_plan_and_its_transaction(
+    still: Peer, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+):
+    still.create(NAME, start=meanwhile != "started")
+    for i in range(8):
+        if meanwhile != "started":
+            one = still.decide(NAME, f"first {i}")
+            still.reward(NAME, f"first {i}", one.decision_id)
+    still.clock.advance(4_000)
+    ahead, happened = revising.Reviser._ahead, []
+
+    def first(reviser: revising.Reviser, plan: Any) -> Any:  # noqa: ANN401
+        made = ahead(reviser, plan)
+        if not happened:
+            happened.append(meanwhile)
+            if meanwhile in ("published", "both"):
+                still.learn(NAME)
+            if meanwhile in ("edited", "both"):
+                add(still, "song")
+            if meanwhile == "started":
+                still.experiments.StartExperiment(pb.StartExperimentRequest(name=NAME))
+        return made
+
+    monkeypatch.setattr(revising.Reviser, "_ahead", first)
+    add(still, "poem")
+    assert happened
+    added = [(n, g) for n, g, _ in variants(still)[2:]]
+    assert added == (
+        [("song", 1), ("poem", 2)] if meanwhile in ("edited", "both") else [("poem", 1)]
+    )
+    outcomes = still.experiment(NAME).snapshot.outcomes
+    assert outcomes == (8 if meanwhile in ("published", "both") else 0)
+    play(still, "after")
+    findings(still)
+
+
 def test_a_rollback_to_before_an_edit_keeps_the_edit(still: Peer):
     """The belief forgets what was learned since; the specification stays as it is now."""
     still.create(NAME, groups=GROUPS)
