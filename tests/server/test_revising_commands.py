@@ -9,7 +9,8 @@ import pytest
 
 from server.commands import run
 from server.pb import bandit_pb2 as pb
-from tests.server.harness import Peer
+from tests.server.harness import Clock, Peer
+from tests.server.test_revising import NAME, add, play, retire
 
 Banditctl = Callable[..., tuple[int, str, str]]
 WHY = ("--reason", "spring is here")
@@ -119,6 +120,26 @@ def test_the_same_request_id_changes_nothing_twice(banditctl: Banditctl, peer: P
     status, _, err = banditctl("levels", "add", name, "variant", "p", *WHY, "--request-id", "mine")
     assert (status, "used before" in err) == (1, True)
     assert len(peer.experiment(name).spec.actions.variants) == 3
+
+
+def test_a_log_with_edits_is_verified_exported_and_decided_again(
+    banditctl: Banditctl, tmp_path: Path
+):
+    with Peer(tmp_path, clock=Clock()) as peer:
+        peer.create(NAME)
+        play(peer, "first")
+        add(peer, "poem")
+        play(peer, "second")
+        retire(peer, "long")
+        play(peer, "third")
+    status, out, err = banditctl("verify")
+    assert (status, err) == (0, "")
+    assert "5 snapshots equal their fold bit for bit, 36 decisions repeated" in out
+    files = ("log.parquet", "learned.parquet")
+    assert banditctl("export", NAME, files[0], "--learned", files[1])[0] == 0
+    status, out, err = banditctl("rerun", *files)
+    assert (status, err) == (0, "")
+    assert "rerun: 36 of 36 decisions come out again bit for bit, 5 snapshots" in out
 
 
 def test_what_is_wrong_is_told_in_a_line(banditctl: Banditctl, name: str):
