@@ -51,7 +51,7 @@ class Gatekeeper:
         if not request.HasField("verdict"):
             raise InvalidInputError("is required", field="verdict")
         verdict = verdict_messages.read(request.verdict)
-        override = _reason(request.override)
+        override = given(request.override)
         if verdict.passed and override:
             raise InvalidInputError("every check holds, nothing to override", field="override")
 
@@ -122,7 +122,7 @@ class Gatekeeper:
     ) -> None:
         """Ask for a verdict or a reason; ``words``: the reason, and what else is told."""
         override, noted, advice = words
-        override = _reason(override)
+        override = given(override)
         if not self._is_required:
             return
         found = verdicts.newest(connection, caller.tenant, spec_hash)
@@ -142,7 +142,7 @@ class Gatekeeper:
         audit_log.record(connection, change, self._clock())
 
 
-def _reason(override: str) -> str:
+def given(override: str) -> str:
     """Give why the gate is gone around, empty if it is not; blanks are no reason."""
     if override and not override.strip():
         raise InvalidInputError("holds only blanks: say why", field="override")

@@ -23,7 +23,7 @@ from server.access import Caller
 from server.audit_log import MAX_REASON, Change
 from server.catalogue import Published, State
 from server.clock import Clock
-from server.gatekeeping import Gatekeeper
+from server.gatekeeping import Gatekeeper, given
 from server.live import Live, LiveExperiment
 from server.moving import check_etag, newest, shown, stored
 from server.pb import bandit_pb2 as pb
@@ -105,10 +105,8 @@ class Reviser:
         self, request: pb.UpdateExperimentRequest, caller: Caller
     ) -> tuple[LiveExperiment, pb.Revision]:
         """Edit parts of a specification, or all of it."""
-        wish = _wish(
-            "experiment.update", request, lambda old, _: edits.updated(old, request)
-        )._replace(override=request.override)
-        return self._edit(wish, caller)
+        wish = _wish("experiment.update", request, lambda old, _: edits.updated(old, request))
+        return self._edit(wish._replace(override=given(request.override)), caller)
 
     def add_level(
         self, request: pb.AddLevelRequest, caller: Caller
@@ -119,7 +117,7 @@ class Reviser:
             return edits.with_level(old, request, is_draft=is_draft)
 
         wish = _wish("experiment.add_level", request, make)
-        return self._edit(wish._replace(override=request.override), caller)
+        return self._edit(wish._replace(override=given(request.override)), caller)
 
     def retire_level(
         self, request: pb.RetireLevelRequest, caller: Caller
