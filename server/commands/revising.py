@@ -43,7 +43,7 @@ def update(  # noqa: PLR0913
     override: Override = "",
     request_id: RequestId = "",
 ) -> None:
-    """Edit an experiment's specification; nothing that was learned is lost.
+    """Edit an experiment's specification, also while it runs; nothing learned is lost.
 
     A draft may change altogether. What has been started keeps its context, its outcome and its
     levels; the server says what can not change. Shows what did.
