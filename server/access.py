@@ -49,6 +49,9 @@ ROLES: Mapping[str, Role] = {
     "ExperimentService/Rollback": Role.ADMIN,
     "ExperimentService/SubmitVerdict": Role.ADMIN,
     "ExperimentService/GetVerdict": Role.READ,
+    "ExperimentService/UpdateExperiment": Role.ADMIN,
+    "ExperimentService/AddLevel": Role.ADMIN,
+    "ExperimentService/RetireLevel": Role.ADMIN,
 }
 """The role that each RPC needs; ``admin`` may do everything. A method without one is not served."""
 

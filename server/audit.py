@@ -1,6 +1,7 @@
 """The audit: whether the log is whole, and all that is stored follows from it bit for bit."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from uuid import UUID
@@ -14,7 +15,7 @@ from bandit.outcome import OutcomeRule, RewardEvent
 from bandit.posterior import Posterior
 from bandit.question import Question
 from bandit.snapshot import Snapshot
-from server import catalogue, ledger, retention, storage
+from server import catalogue, ledger, retention, revisions, storage
 from server.convert import read_exclusions
 from server.lessons import rows_of
 from server.live import LiveExperiment
@@ -70,28 +71,57 @@ def audit(
     O(log entries); memory is bounded by a batch of rows.
     """
     found = Findings(live.experiment.spec.name)
-    base = retention.base(connection, live)
+    start = retention.version(connection, live.id)
+    stages = revisions.in_order(connection, live, since=start)
+    base = retention.base(connection, stages[0])
     found.start = base.seq if base is not None else 0
+    _check_revisions(connection, live, found)
     _check_sequence(connection, live, found)
     _check_outcomes(connection, live, found)
     _check_open(connection, live, found)
-    decided = groupby(storage.by_snapshot(connection, live.id), lambda row: row.snapshot_version)
-    waiting = next(decided, None) if again else None
+    with closing(storage.by_snapshot(connection, live.id)) as rows:
+        refolded = _refold(connection, stages, base, found)
+        _repeat(rows if again else iter(()), refolded, base, found, step)
+    return found
+
+
+def _repeat(
+    decided: Iterator[AnyRow],
+    refolded: Iterator[tuple[LiveExperiment, Posterior, int]],
+    base: Posterior | None,
+    found: Findings,
+    step: Step | None,
+) -> None:
+    """Fold to every snapshot, and decide again what it decided."""
+    parts = groupby(decided, lambda row: row.snapshot_version)
+    waiting = next(parts, None)
     done = 0
-    for posterior, version in _refold(connection, live, base, found):
+    for then, posterior, version in refolded:
         while base is not None and waiting is not None and waiting[0] < version:
-            waiting = next(decided, None)  # older than the base: what decided them was dropped
+            waiting = next(parts, None)  # older than the base: what decided them was dropped
         if waiting is not None and waiting[0] == version:
-            snapshot = live.experiment.publish(posterior, version=version)
+            snapshot = then.experiment.publish(posterior, version=version)
             for rows in _batches(waiting[1]):
-                _decide_again(live, snapshot, rows, found)
+                _decide_again(then, snapshot, rows, found)
                 done += len(rows)
                 if step is not None:
                     step(done, found.decisions)
-            waiting = next(decided, None)
+            waiting = next(parts, None)
     if waiting is not None:
         found.problems.append(f"decisions name snapshot {waiting[0]}, which is not there")
-    return found
+
+
+def _check_revisions(connection: Connection, live: LiveExperiment, found: Findings) -> None:
+    """Look for holes in the revisions, and for one whose snapshots are not there."""
+    rows = revisions.every(connection, live.id)
+    if [row.number for row in rows] != list(range(1, len(rows) + 1)):
+        found.problems.append("the revisions are not numbered from 1 without gaps")
+    versions = [row.version for row in rows]
+    known = {0, *(row.version for row in catalogue.list_snapshots(connection, live.id))}
+    if versions != sorted(versions) or not known.issuperset(versions):
+        found.problems.append("a revision begins with a snapshot that is not its own")
+    if rows[-1].spec != catalogue.stored_spec(connection, live.id):
+        found.problems.append("the specification is not that of the newest revision")
 
 
 def _check_sequence(connection: Connection, live: LiveExperiment, found: Findings) -> None:
@@ -231,17 +261,25 @@ def _fact(event: AnyRow) -> RewardEvent:
 
 
 def _refold(
-    connection: Connection, live: LiveExperiment, base: Posterior | None, found: Findings
-) -> Iterator[tuple[Posterior, int]]:
-    """Fold the log from its start; stop at every snapshot and compare. The prior is version 0."""
-    posterior = base or live.experiment.prior()
+    connection: Connection, stages: list[LiveExperiment], base: Posterior | None, found: Findings
+) -> Iterator[tuple[LiveExperiment, Posterior, int]]:
+    """Fold the log from its start; stop at every snapshot and compare. The prior is version 0.
+
+    Each snapshot is folded with the specification that it was published with, one of ``stages``.
+    """
+    then, later = stages[0], stages[1:]
+    posterior = base or then.experiment.prior()
+    first = then.spec_version if base is None else retention.version(connection, then.id)
     if base is None:
-        yield posterior, 0
-    for row in catalogue.list_snapshots(connection, live.id):
-        if row.seq < found.start:
+        yield then, posterior, 0
+    for row in catalogue.list_snapshots(connection, then.id):
+        if row.seq < found.start or row.version < first:
             continue
+        while later and later[0].spec_version <= row.version:
+            posterior = revisions.carry(then, posterior, later[0])
+            then, later = later[0], later[1:]
         found.snapshots += 1
-        reached = retention.fold(connection, live, posterior, row.seq)
+        reached = retention.fold(connection, then, posterior, row.seq)
         if reached is None:
             found.problems.append(f"no outcome at {row.seq}, where snapshot {row.version} ends")
             return
@@ -251,7 +289,7 @@ def _refold(
             found.problems.append(f"snapshot {row.version} is not the fold of the log to {row.seq}")
         if row.posterior is not None and row.posterior != data:
             found.problems.append(f"the stored posterior of snapshot {row.version} was changed")
-        yield posterior, row.version
+        yield then, posterior, row.version
 
 
 def _batches(rows: Iterator[AnyRow]) -> Iterator[list[AnyRow]]:

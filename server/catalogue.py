@@ -9,13 +9,14 @@ from sqlalchemy.engine import Connection
 
 from bandit import spec_file
 from bandit.errors import (
+    ChangedError,
     ConflictError,
     CorruptionError,
     InvalidInputError,
     NotFoundError,
     StateError,
 )
-from server.schema import AnyRow, experiments, facts, leases, snapshots
+from server.schema import AnyRow, experiments, facts, leases, revisions, snapshots
 
 KEPT_POSTERIORS = 3
 
@@ -49,6 +50,7 @@ def add_experiment(  # noqa: PLR0913
     spec: str,
     now: int,
     most: int = 1_000,
+    who: str = "",
 ) -> AnyRow:
     """Add an experiment in state DRAFT, or give the one this request added before.
 
@@ -64,7 +66,7 @@ def add_experiment(  # noqa: PLR0913
         select(experiments).where(columns.tenant == tenant, columns.request_id == request_id)
     ).first()
     if before is not None:
-        if not _is_same(before.spec, spec):
+        if not _is_same(_created_with(connection, before), spec):
             raise ConflictError(
                 f"request id {request_id!r} was used before with another specification",
                 field="request_id",
@@ -91,7 +93,21 @@ def add_experiment(  # noqa: PLR0913
         "epoch": 1,
         "closed_seq": 0,
     }
-    return connection.execute(insert(experiments).returning(experiments), row).one()
+    added = connection.execute(insert(experiments).returning(experiments), row).one()
+    first = {"experiment_id": added.id, "number": 1, "version": 0, "spec": spec, "reason": ""}
+    asked = {"request_id": "", "request_hash": b"", "made_by": who, "made_at": now}
+    connection.execute(insert(revisions), {**first, **asked})
+    return added
+
+
+def _created_with(connection: Connection, experiment: AnyRow) -> str:
+    """Read the specification that an experiment was created with, whatever edits followed."""
+    first = connection.execute(
+        select(revisions.c.spec).where(
+            revisions.c.experiment_id == experiment.id, revisions.c.number == 1
+        )
+    ).scalar_one_or_none()
+    return experiment.spec if first is None else str(first)
 
 
 def _is_same(stored: str, spec: str) -> bool:
@@ -165,6 +181,37 @@ def set_state(connection: Connection, experiment_id: int, state: State) -> AnyRo
     return row
 
 
+def stored_spec(connection: Connection, experiment_id: int) -> str:
+    """Read the specification of an experiment as it is written."""
+    chosen = select(experiments.c.spec).where(experiments.c.id == experiment_id)
+    return str(connection.execute(chosen).scalar_one())
+
+
+def check_spec(connection: Connection, experiment_id: int, spec_revision: int) -> None:
+    """Refuse to go on with a specification that is not the stored one any more.
+
+    Raises
+    ------
+    ChangedError
+        If the experiment was edited since it was read.
+    """
+    now = connection.execute(
+        select(experiments.c.spec_revision).where(experiments.c.id == experiment_id)
+    ).scalar_one_or_none()
+    if now != spec_revision:
+        raise ChangedError(
+            f"experiment {experiment_id} has revision {now} by now, not {spec_revision}"
+        )
+
+
+def next_version(connection: Connection, experiment_id: int) -> int:
+    """Give the version of the snapshot that comes next."""
+    last = connection.execute(
+        select(func.max(snapshots.c.version)).where(snapshots.c.experiment_id == experiment_id)
+    ).scalar_one()
+    return int(last or 0) + 1
+
+
 def add_snapshot(connection: Connection, experiment_id: int, published: Published) -> None:
     """Store the next snapshot with its posterior; drop the posteriors of old ones.
 
@@ -173,11 +220,9 @@ def add_snapshot(connection: Connection, experiment_id: int, published: Publishe
     ConflictError
         If the version is not the next: somebody else published meanwhile.
     """
-    last = connection.execute(
-        select(func.max(snapshots.c.version)).where(snapshots.c.experiment_id == experiment_id)
-    ).scalar_one()
-    if published.version != (last or 0) + 1:
-        raise ConflictError(f"snapshot {published.version} does not follow {last or 0}")
+    wanted = next_version(connection, experiment_id)
+    if published.version != wanted:
+        raise ConflictError(f"snapshot {published.version} does not follow {wanted - 1}")
     connection.execute(insert(snapshots), {"experiment_id": experiment_id, **published._asdict()})
     connection.execute(
         update(snapshots)

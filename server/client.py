@@ -25,6 +25,7 @@ from bandit.policy import ActionName
 from bandit.spec import ExperimentSpec
 from bandit.verdict import Verdict
 from server import convert, verdict_messages
+from server.client_edits import Edits
 from server.pb import bandit_pb2 as pb
 from server.pb import bandit_pb2_grpc as stubs
 from server.status import DETAILS_KEY, STATUS
@@ -137,7 +138,7 @@ class Fact:
     occurred_at: datetime | None = None
 
 
-class BanditClient:
+class BanditClient(Edits):
     """Talks to one server.
 
     Parameters

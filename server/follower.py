@@ -73,8 +73,7 @@ class Follower:
             row = catalogue.find_experiment(connection, head.tenant, head.name)
             if row is None:
                 return
-            live = self._live.take_in(connection, row)
-            self._live.set_state(row)
+            live = self._live.catch_up(connection, row)
         if (head.version or 0) > live.snapshot.version:
             self._live.refresh(connection, live)
         self._confirm(head)
@@ -84,8 +83,7 @@ class Follower:
         with self._reader.connect() as connection:
             row = catalogue.find_experiment(connection, tenant, name)
             if row is not None:
-                self._live.take_in(connection, row)
-                self._live.set_state(row)
+                self._live.catch_up(connection, row)
 
     def _confirm(self, head: Head) -> None:
         """Pass on what the learner said of its snapshot, if that is the one here."""

@@ -1,7 +1,8 @@
 """The gate before a start: verdicts taken in, given out, and asked for.
 
 A draft starts when the newest verdict on its specification passes, or somebody says why it need
-not; both are in the audit log. A paused experiment was through the gate and resumes without.
+not; both are in the audit log. A paused experiment was through the gate and resumes without. An
+edit of what has been started needs the same for the new specification, unless it only stops.
 """
 
 from sqlalchemy import Engine
@@ -9,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from bandit import spec_file
 from bandit.errors import InvalidInputError, NotFoundError, StateError
+from bandit.spec import ExperimentSpec
 from server import audit_log, catalogue, convert, verdict_messages, verdicts
 from server.access import Caller
 from server.audit_log import MAX_REASON, Change
@@ -49,7 +51,7 @@ class Gatekeeper:
         if not request.HasField("verdict"):
             raise InvalidInputError("is required", field="verdict")
         verdict = verdict_messages.read(request.verdict)
-        override = _reason(request.override)
+        override = given(request.override)
         if verdict.passed and override:
             raise InvalidInputError("every check holds, nothing to override", field="override")
 
@@ -93,28 +95,54 @@ class Gatekeeper:
         StateError
             Saying what is missing, and what to do.
         """
-        override = _reason(override)
+        told = "or start it with an override that says why"
+        self._ask(connection, row.name, _digest(row), (override, "started_with", told), caller)
+
+    def admit_edit(
+        self, connection: Connection, spec: ExperimentSpec, override: str, caller: Caller
+    ) -> None:
+        """Refuse an edit of what has been started, as ``admit`` refuses a start.
+
+        Raises
+        ------
+        StateError
+            Saying what is missing, and what to do.
+        """
+        told = "or edit it with an override that says why"
+        spec_hash = spec_file.digest(spec)
+        self._ask(connection, spec.name, spec_hash, (override, "edited_with", told), caller)
+
+    def _ask(
+        self,
+        connection: Connection,
+        name: str,
+        spec_hash: str,
+        words: tuple[str, str, str],
+        caller: Caller,
+    ) -> None:
+        """Ask for a verdict or a reason; ``words``: the reason, and what else is told."""
+        override, noted, advice = words
+        override = given(override)
         if not self._is_required:
             return
-        spec_hash = _digest(row)
         found = verdicts.newest(connection, caller.tenant, spec_hash)
         if found is not None and (found.passed or found.override):
             return
         lack = _lack(found, spec_hash)
         if not override:
             raise StateError(
-                f"experiment {row.name!r} has {lack}; run 'banditctl validate SPEC --address "
-                "HOST:PORT', or start it with an override that says why",
+                f"experiment {name!r} has {lack}; run 'banditctl validate SPEC --address "
+                f"HOST:PORT', {advice}",
                 field="name",
             )
-        told: dict[str, object] = {"spec_hash": spec_hash, "started_with": lack}
+        told: dict[str, object] = {"spec_hash": spec_hash, noted: lack}
         change = Change(
-            caller.tenant, caller.who, "experiment.override", row.name, None, told, override
+            caller.tenant, caller.who, "experiment.override", name, None, told, override
         )
         audit_log.record(connection, change, self._clock())
 
 
-def _reason(override: str) -> str:
+def given(override: str) -> str:
     """Give why the gate is gone around, empty if it is not; blanks are no reason."""
     if override and not override.strip():
         raise InvalidInputError("holds only blanks: say why", field="override")

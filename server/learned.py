@@ -42,7 +42,7 @@ def write(
     OSError
         If it can not be written.
     """
-    columns = parquet.stamped(SCHEMA, live)
+    columns = parquet.stamped(SCHEMA, connection, live)
     rows, written = _rows(connection, live), 0
     with (
         parquet.whole_file(out) as partial,
@@ -58,18 +58,20 @@ def write(
 def _rows(connection: Connection, live: LiveExperiment) -> Iterator[dict[str, object]]:
     """Give the rows, as ``retention.fold`` would learn them up to every snapshot."""
     base = connection.execute(select(bases).where(bases.c.experiment_id == live.id)).first()
-    start = at = 0
+    start = at = first = 0
     if base is not None:
         start = at = int(base.seq)
+        first = int(base.version)
         yield {
             "sequence": start,
             "kind": "base",
+            "version": first,
             "digest": base.digest,
             "posterior": base.posterior,
         }
     every = omissions.after(connection, live.id, 0)
     for row in catalogue.list_snapshots(connection, live.id):
-        if row.seq < start:
+        if row.seq < start or row.version < first:
             continue
         heard = [one for one in every if one.seq <= row.seq]
         if heard and heard[-1].seq > at:

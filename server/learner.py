@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from bandit import encoding
-from bandit.errors import BanditError, ConflictError
+from bandit.errors import BanditError, ChangedError, ConflictError, NotFoundError
 from bandit.posterior import Posterior
 from server import bugs, catalogue, ledger, lessons, omissions, retention
 from server.catalogue import Published, State
@@ -46,9 +46,11 @@ class _Student:
     ``is_changed`` whether one of them is not published yet. While one is being heard, ``anew``
     folds the log from scratch.
 
-    The posterior may be gone while nothing new is in it: thousands of experiments sleep.
+    The posterior may be gone while nothing new is in it: thousands of experiments sleep. What
+    was folded with one specification is not for another: ``spec_revision`` says for which it is.
     """
 
+    spec_revision: int
     version: int
     seen: int
     left_out: list[Omission]
@@ -144,7 +146,7 @@ class Learner:
                 return False
             self._students.pop(live.id, None)
         began = self._clock()
-        student = self._student(live)
+        live, student = self._student(live)
         if began < student.looked_at:  # the clock was set back: nothing waits for what it said
             student.due_at, student.first_at = 0, student.first_at and began
         student.looked_at = began
@@ -176,6 +178,10 @@ class Learner:
                     continue
                 try:
                     busy |= self.step(live)
+                except ChangedError as error:  # it was edited: nothing of this is published
+                    self._students.pop(live.id, None)
+                    busy = True
+                    log.info("learning anew: %s", error, extra=_named(live))
                 except ConflictError as error:  # somebody else published: look again
                     self._lose(live.id)
                     log.warning("learning: %s", error, extra=_named(live))
@@ -222,16 +228,25 @@ class Learner:
                 pause = min(pause, (due - now) / 1e6)
         return max(pause, 0.005)
 
-    def _student(self, live: LiveExperiment) -> _Student:
+    def _student(self, live: LiveExperiment) -> tuple[LiveExperiment, _Student]:
+        """Give what is remembered of an experiment, and the experiment that it is for."""
         student = self._students.get(live.id)
-        if student is None:
-            with self._reader.connect() as connection:
-                published = catalogue.latest_snapshot(connection, live.id)
-                left_out = omissions.after(connection, live.id, 0)
-            seq, version = (published.seq, published.version) if published else (0, 0)
-            heard = [omission for omission in left_out if omission.seq <= seq]
-            student = self._students[live.id] = _Student(version, seq, heard)
-        return student
+        if student is not None and student.spec_revision == live.spec_revision:
+            return live, student
+        with self._reader.connect() as connection:
+            row = catalogue.find_experiment(connection, live.tenant, live.experiment.spec.name)
+            if row is None:
+                raise NotFoundError(f"no experiment {live.experiment.spec.name!r}")
+            live = self._live.catch_up(connection, row)
+            if live.spec_revision != row.spec_revision:  # since this reading began
+                raise ChangedError(f"experiment {live.experiment.spec.name!r} is being edited")
+            published = catalogue.latest_snapshot(connection, live.id)
+            left_out = omissions.after(connection, live.id, 0)
+        seq, version = (published.seq, published.version) if published else (0, 0)
+        heard = [omission for omission in left_out if omission.seq <= seq]
+        student = _Student(live.spec_revision, version, seq, heard)
+        self._students[live.id] = student
+        return live, student
 
     def _posterior(self, live: LiveExperiment, student: _Student) -> Posterior:
         if student.posterior is None:
@@ -264,6 +279,8 @@ class Learner:
             )
             last = student.left_out[-1].seq if student.left_out else 0
             fresh = omissions.after(connection, live.id, last)  # after the outcomes, to miss none
+            if found.rows:  # an edit may have added actions that these outcomes are of
+                catalogue.check_spec(connection, live.id, live.spec_revision)
             if fresh:
                 self._begin_anew(connection, live, student, fresh)
                 return True
@@ -300,6 +317,7 @@ class Learner:
         connection: Connection, live: LiveExperiment, student: _Student, anew: Refold
     ) -> None:
         """Fold a stretch of the log, so that other experiments and a stop need not wait."""
+        catalogue.check_spec(connection, live.id, live.spec_revision)
         if retention.place(connection, live.id) != anew.start:  # some of what is ahead was dropped
             base = retention.base(connection, live) or live.experiment.prior()
             student.anew = Refold(base, anew.left_out)
@@ -330,7 +348,12 @@ class Learner:
         published = Published(
             version, snapshot.seq, snapshot.count, encoding.digest(data), now, data
         )
-        self._write(live.id, lambda c: catalogue.add_snapshot(c, live.id, published))
+
+        def store(connection: Connection) -> None:
+            catalogue.check_spec(connection, live.id, live.spec_revision)
+            catalogue.add_snapshot(connection, live.id, published)
+
+        self._write(live.id, store)
         self._live.publish(live.id, snapshot, now)
         log.debug("published", extra={**_named(live), "version": version, "outcomes": student.new})
         student.version, student.new, student.first_at = version, 0, None

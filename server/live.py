@@ -1,6 +1,7 @@
 """What decisions read: every experiment, its state and its published belief, in memory.
 
-Entries are immutable and replaced whole, so a reader needs no lock and sees one moment.
+Entries are immutable and replaced whole, so a reader needs no lock and sees one moment: the
+specification of an entry is always the one that its snapshot was published with.
 """
 
 import threading
@@ -40,6 +41,10 @@ class LiveExperiment:
         The published belief.
     published_at
         Microseconds since 1970; None for the prior.
+    spec_revision
+        Number of the revision that the specification is of.
+    spec_version
+        First snapshot that belongs to that revision.
     """
 
     id: int
@@ -50,6 +55,8 @@ class LiveExperiment:
     created_at: int
     snapshot: Snapshot
     published_at: int | None = None
+    spec_revision: int = 1
+    spec_version: int = 0
 
     @property
     def etag(self) -> str:
@@ -104,6 +111,24 @@ class Live:
             _entry(row, experiment, state, *_restore(connection, row.id, experiment))
         )
 
+    def catch_up(self, connection: Connection, row: AnyRow) -> LiveExperiment:
+        """Take over an experiment's state, and with it an edit of its specification.
+
+        Parameters
+        ----------
+        connection
+            Sees one moment, in which it has read the row.
+        """
+        known = self._entries.get((row.tenant, row.name))
+        if known is None:
+            return self.take_in(connection, row)
+        if row.spec_revision <= known.spec_revision:
+            return self.set_state(row)
+        experiment, state = self._read(row)
+        return self._insert(
+            _entry(row, experiment, state, *_restore(connection, row.id, experiment))
+        )
+
     def refresh(self, connection: Connection, live: LiveExperiment) -> None:
         """Read an experiment's newest snapshot, and let decisions read it."""
         posterior, published = self.restore(connection, live)
@@ -114,7 +139,16 @@ class Live:
     def restore(
         self, connection: Connection, live: LiveExperiment
     ) -> tuple[Posterior, catalogue.Published | None]:
-        """Read an experiment's newest posterior, or give the prior if there is none."""
+        """Read an experiment's newest posterior, or give the prior if there is none.
+
+        Raises
+        ------
+        ChangedError
+            If the experiment was edited since: the posterior is of another specification.
+        CorruptionError
+            If it can not be read.
+        """
+        catalogue.check_spec(connection, live.id, live.spec_revision)
         return _restore(connection, live.id, live.experiment)
 
     def add(self, row: AnyRow) -> LiveExperiment:
@@ -126,8 +160,15 @@ class Live:
         return self._insert(_entry(row, experiment, state, experiment.prior(), None))
 
     def _insert(self, entry: LiveExperiment) -> LiveExperiment:
+        """Let decisions read an entry, unless one of the same or a later revision is here."""
         with self._lock:
-            return self._entries.setdefault(_key(entry), entry)
+            key = _key(entry)
+            known = self._entries.setdefault(key, entry)
+            if known.spec_revision < entry.spec_revision:  # so all of it is newer
+                self._entries[key] = entry
+            elif known.spec_revision == entry.spec_revision and known.revision < entry.revision:
+                self._entries[key] = replace(known, state=entry.state, revision=entry.revision)
+            return self._entries[key]
 
     def _read(self, row: AnyRow) -> tuple[Experiment, State]:
         try:
@@ -177,11 +218,14 @@ class Live:
         return [entry for _, entry in sorted(self._entries.items())]
 
     def set_state(self, row: AnyRow) -> LiveExperiment:
-        """Take over a changed state, unless a later change was; give what this change made."""
+        """Take over a changed state, unless a later change was; give what this change made.
+
+        A row with another specification is not taken over: that is for ``catch_up``.
+        """
         with self._lock:
             entry = self._by_id(row.id)
             changed = replace(entry, state=State(row.state), revision=row.revision)
-            if row.revision > entry.revision:
+            if row.revision > entry.revision and row.spec_revision == entry.spec_revision:
                 self._entries[_key(entry)] = changed
         return changed
 
@@ -274,4 +318,6 @@ def _entry(
         created_at=row.created_at,
         snapshot=experiment.publish(posterior, version=version),
         published_at=None if published is None else published.published_at,
+        spec_revision=row.spec_revision,
+        spec_version=row.spec_version,
     )

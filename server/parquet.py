@@ -1,5 +1,6 @@
 """The log as Parquet: one row per decision; ``docs/reference/log-format.md`` has the columns."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from sqlalchemy.engine import Connection
 from bandit import spec_file
 from bandit.context import ContextField
 from bandit.decision import Group, Reason
-from server import storage
+from server import revisions, storage
 from server.live import LiveExperiment
 
 BATCH = 10_000
@@ -65,7 +66,7 @@ def write(
     OSError
         If it can not be written.
     """
-    columns = stamped(schema(live.experiment.spec.context), live)
+    columns = stamped(schema(live.experiment.spec.context), connection, live)
     written, last = 0, 0
     with (
         whole_file(out) as partial,
@@ -80,18 +81,22 @@ def write(
     return written
 
 
-def stamped(columns: pa.Schema, live: LiveExperiment) -> pa.Schema:
+def stamped(columns: pa.Schema, connection: Connection, live: LiveExperiment) -> pa.Schema:
     """Say in a file which columns it has, and which experiment it is of.
 
-    The end of a Parquet file, which names its columns, has no checksum.
+    The end of a Parquet file, which names its columns, has no checksum. Where the experiment was
+    edited while it ran, every specification that decided is named with its first snapshot.
     """
-    return columns.with_metadata(
-        {
-            "banditctl.columns": str(columns),
-            "banditctl.spec": spec_file.to_json(live.experiment.spec),
-            "banditctl.tenant": live.tenant,
-        }
-    )
+    told = {
+        "banditctl.columns": str(columns),
+        "banditctl.spec": spec_file.to_json(live.experiment.spec),
+        "banditctl.tenant": live.tenant,
+    }
+    stages = revisions.stages(connection, live.id)
+    if len(stages) > 1:
+        listed = [{"version": version, "spec": json.loads(spec)} for version, spec in stages]
+        told["banditctl.revisions"] = json.dumps(listed, separators=(",", ":"))
+    return columns.with_metadata(told)
 
 
 @contextmanager

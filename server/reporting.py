@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 from bandit import measurement
 from bandit.decision import Group, Reason
 from bandit.measurement import Lift, Sample
-from server import storage
+from server import revisions, storage
 from server.live import LiveExperiment
 from server.schema import (
     decisions,
@@ -119,12 +119,15 @@ def report(connection: Connection, live: LiveExperiment) -> Report:
 def _groups(
     connection: Connection, live: LiveExperiment
 ) -> tuple[dict[Group, GroupLine], dict[Group, int]]:
+    """Read the groups, and the customers of each since their shares are what they are."""
+    since = revisions.groups_since(connection, live)
+    mine = case((decisions.c.snapshot_version >= since, decisions.c.customer))
     found = connection.execute(
         select(
             decisions.c.traffic_group,
             func.count().label("decisions"),
             func.count(decisions.c.action).label("contacts"),
-            func.count(decisions.c.customer.distinct()).label("customers"),
+            func.count(mine.distinct()).label("customers"),
             func.count(_value).label("n"),
             func.coalesce(func.sum(_value), 0.0).label("total"),
         )

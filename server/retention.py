@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 from bandit import encoding
 from bandit.errors import BanditError, ChangedError, CorruptionError, InvalidInputError
 from bandit.posterior import Posterior
-from server import lessons, omissions, storage
+from server import lessons, omissions, revisions, storage
 from server.live import LiveExperiment
 from server.schema import (
     bases,
@@ -46,6 +46,9 @@ class Dropped(NamedTuple):
 def base(connection: Connection, live: LiveExperiment) -> Posterior | None:
     """Read the posterior that the kept log continues from, or None if the log is whole.
 
+    It is given as it is under the specification of ``live``, which may be a later one than that
+    it was stored with.
+
     Raises
     ------
     CorruptionError
@@ -54,7 +57,8 @@ def base(connection: Connection, live: LiveExperiment) -> Posterior | None:
     row = connection.execute(select(bases).where(bases.c.experiment_id == live.id)).first()
     if row is None:
         return None
-    posterior = live.experiment.prior()
+    written = revisions.at(connection, live, row.version)
+    posterior = written.experiment.prior()
     if encoding.digest(row.posterior) != row.digest:
         raise CorruptionError(f"the base of {live.experiment.spec.name!r} was changed")
     try:
@@ -63,7 +67,13 @@ def base(connection: Connection, live: LiveExperiment) -> Posterior | None:
         raise CorruptionError(f"the base of {live.experiment.spec.name!r}: {error}") from None
     if posterior.seq != row.seq:
         raise CorruptionError(f"the base of {live.experiment.spec.name!r} is of another place")
-    return posterior
+    return revisions.carry(written, posterior, live)
+
+
+def version(connection: Connection, experiment_id: int) -> int:
+    """Give the snapshot that the base is; 0 if nothing was dropped, or before edits were."""
+    chosen = select(bases.c.version).where(bases.c.experiment_id == experiment_id)
+    return connection.execute(chosen).scalar_one_or_none() or 0
 
 
 def place(connection: Connection, experiment_id: int) -> int:
@@ -130,13 +140,14 @@ def advance(connection: Connection, live: LiveExperiment, before: int, now: int)
     ChangedError
         If what may go changed meanwhile; nothing was done.
     """
-    posterior = base(connection, live) or live.experiment.prior()
-    began = posterior.seq
+    began = place(connection, live.id)
     target = _target(connection, live.id, before)
     if target is None or target.seq <= began:
         return Cut(before, began)
     # What is before a snapshot never changes, so others may write while it is folded.
-    reached = fold(connection, live, posterior, target.seq)
+    then = revisions.at(connection, live, target.version)
+    posterior = base(connection, then) or then.experiment.prior()
+    reached = fold(connection, then, posterior, target.seq)
     data = b"" if reached is None else encoding.to_bytes(reached)
     if encoding.digest(data) != target.digest:
         raise CorruptionError(
@@ -148,6 +159,7 @@ def advance(connection: Connection, live: LiveExperiment, before: int, now: int)
         raise ChangedError(f"the log of {live.experiment.spec.name!r} changed; try again")
     connection.execute(delete(bases).where(bases.c.experiment_id == live.id))
     row = {"seq": target.seq, "digest": target.digest, "made_at": now, "posterior": data}
+    row["version"] = target.version
     connection.execute(insert(bases), {"experiment_id": live.id, **row})
     return Cut(before, int(target.seq))
 

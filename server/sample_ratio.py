@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from bandit.decision import Group
 from bandit.measurement import sample_ratio_p_value
+from server import revisions
 from server.live import Live, LiveExperiment
 from server.reporting import log_length
 from server.schema import decisions
@@ -56,12 +57,16 @@ class Ratio(NamedTuple):
 def ratios(connection: Connection, live: LiveExperiment) -> list[Ratio]:
     """Judge the split of an experiment's newest decisions, by snapshot and together.
 
+    Decisions from before the shares of the groups were edited are left out.
+
     Notes
     -----
     O(min(log entries, ``WINDOW``)), along the primary key.
     """
     first = log_length(connection, live.id) - WINDOW
+    since = revisions.groups_since(connection, live)
     mine = (decisions.c.experiment_id == live.id) & (decisions.c.seq > first)
+    mine &= decisions.c.snapshot_version >= since
     customers = func.count(decisions.c.customer.distinct())
     together = connection.execute(
         select(decisions.c.traffic_group, customers, func.max(decisions.c.snapshot_version))

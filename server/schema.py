@@ -52,11 +52,35 @@ experiments = Table(
     Column("next_seq", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("closed_seq", BigInteger, nullable=False),
+    Column("spec_revision", Integer, nullable=False, server_default="1"),
+    Column("spec_version", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("tenant", "name", name="uq_experiments_name"),
     UniqueConstraint("tenant", "request_id", name="uq_experiments_request"),
 )
 """``closed_seq``: of every decision up to this position the window has passed; where windows begin
-at exposures, the time for one has."""
+at exposures, the time for one has. ``spec_revision``: number of the revision that ``spec`` is of;
+``spec_version``: the first snapshot that belongs to it."""
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("experiment_id", Integer, ForeignKey("experiments.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("version", BigInteger, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("request_hash", LargeBinary(16), nullable=False),
+    Column("made_by", String(128), nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    UniqueConstraint("experiment_id", "request_id", name="uq_revisions_request"),
+    sqlite_with_rowid=False,
+)
+"""Every specification that an experiment had, from 1 without gaps; rows are never changed.
+
+``version`` is the first snapshot that belongs to it: what snapshot v decided was decided with the
+newest revision whose version is at most v. Edits of a draft all have version 0. The first has no
+request id: it is that of the experiment."""
 
 decisions = Table(
     "decisions",
@@ -253,5 +277,8 @@ bases = Table(
     Column("digest", LargeBinary(32), nullable=False),
     Column("made_at", BigInteger, nullable=False),
     Column("posterior", LargeBinary, nullable=False),
+    Column("version", BigInteger, nullable=False, server_default="0"),
 )
-"""After entries were dropped: the place from which the log is whole, and the fold up to it."""
+"""After entries were dropped: the place from which the log is whole, and the fold up to it.
+
+``version``: the snapshot that it is, which tells the specification it was written with."""

@@ -14,7 +14,6 @@ from sqlalchemy.engine import Connection
 from bandit import spec_file
 from bandit.errors import (
     BanditError,
-    ChangedError,
     ConflictError,
     InvalidInputError,
     NotFoundError,
@@ -29,20 +28,23 @@ from server import (
     packed,
     ranking,
     reporting,
+    revisions,
     storage,
 )
 from server.access import Caller
-from server.audit_log import MAX_REASON, Change
+from server.audit_log import Change
 from server.catalogue import State
 from server.clock import Clock
 from server.deciding import Asking, Plan
 from server.gatekeeping import Gatekeeper
 from server.live import Live, LiveExperiment
+from server.moving import Mover, newest, shown, stored
 from server.named import asked_together, asking
 from server.omissions import Omitted
 from server.pages import Pages
 from server.pb import bandit_pb2 as pb
 from server.retention import check_reach
+from server.revising import Reviser
 from server.schema import AnyRow
 from server.sheets import Sheet, decide_sheet
 from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
@@ -50,9 +52,6 @@ from server.writer import AppendDecisions, AppendEvents, Call, Job, Writer
 MAX_PAGE = 1_000
 MAX_LISTED = 1_000_000
 """Entries of propensities and removed actions in one answer."""
-
-_Move = pb.StartExperimentRequest | pb.PauseExperimentRequest | pb.ArchiveExperimentRequest
-_VERBS = {State.RUNNING: "start", State.PAUSED: "pause", State.ARCHIVED: "archive"}
 
 
 class Pending(NamedTuple):
@@ -117,8 +116,9 @@ class DecisionService:
 
         def answer() -> pb.DecideResponse:
             [logged] = job.outcome()
-            decision = convert.decision(live, logged, include_removed=request.include_removed)
-            return pb.DecideResponse(decision=decision)
+            shows = request.include_removed
+            told = revisions.teller(self._reader, live, [logged], removed=shows)
+            return pb.DecideResponse(decision=convert.decision(told, logged, include_removed=shows))
 
         return Pending(job, answer)
 
@@ -149,7 +149,12 @@ class DecisionService:
         actions: convert.Actions = {}
         return pb.BatchDecideResponse(
             decisions=[
-                convert.decision(live, entry, include_removed=one.include_removed, actions=actions)
+                convert.decision(
+                    revisions.teller(self._reader, live, [entry], removed=one.include_removed),
+                    entry,
+                    include_removed=one.include_removed,
+                    actions=actions,
+                )
                 for entry, one in zip(logged, requests, strict=True)
             ]
         )
@@ -163,7 +168,7 @@ class DecisionService:
             logged = self._decide_sheet(live, read, now, caller.expires)
         except ConflictError as error:
             raise ConflictError(error.message, field="packed.request_ids") from None
-        return packed.decisions_message(live, logged)
+        return packed.decisions_message(revisions.teller(self._reader, live, logged), logged)
 
     def _decide_sheet(
         self, live: LiveExperiment, asked: Sheet, now: int, expires: float
@@ -282,6 +287,7 @@ class DecisionService:
             row = storage.find_decision(connection, live.id, one)
             if row is None:
                 raise NotFoundError("no such decision in this experiment", field="decision_id")
+            live = revisions.at(connection, live, row.snapshot_version)
             events = storage.find_events(connection, live.id, row.seq)
             outcomes = storage.find_outcomes(connection, live.id, row.seq)
             exposures = storage.find_exposures(connection, live.id, row.seq)
@@ -380,6 +386,8 @@ class ExperimentService:
         self._most = most
         self._learned = learned
         self._gate = Gatekeeper(live, reader, writer, clock, is_required=is_gated)
+        self._mover = Mover(live, reader, writer, clock, self._gate)
+        self._reviser = Reviser(live, reader, writer, clock, self._gate)
 
     def CreateExperiment(
         self, request: pb.CreateExperimentRequest, caller: Caller
@@ -403,9 +411,10 @@ class ExperimentService:
                 spec=written,
                 now=now,
                 most=self._most,
+                who=caller.who,
             )
             if is_new:  # not the repeated request of one that was answered before
-                after = {**_shown(row), "spec": json.loads(written)}
+                after = {**shown(row), "spec": json.loads(written)}
                 change = Change(
                     caller.tenant, caller.who, "experiment.create", spec.name, None, after
                 )
@@ -413,7 +422,10 @@ class ExperimentService:
             return row
 
         row = self._writer.call(create, expires=caller.expires)
-        live = self._live.add(row)
+        if row.revision == 1:
+            live = self._live.add(row)
+        else:  # made before, and started or edited, perhaps by another process
+            live, _ = newest(self._live, self._reader, caller.tenant, spec.name)
         return pb.CreateExperimentResponse(experiment=self._message(live))
 
     def GetExperiment(
@@ -449,27 +461,29 @@ class ExperimentService:
     ) -> pb.StartExperimentResponse:
         """Start a draft, or resume a paused experiment."""
         allowed = (State.DRAFT, State.PAUSED, State.RUNNING)
-        live = self._move(request, caller, State.RUNNING, allowed)
+        live = self._mover.move(request, caller, State.RUNNING, allowed)
         return pb.StartExperimentResponse(experiment=self._message(live))
 
     def PauseExperiment(
         self, request: pb.PauseExperimentRequest, caller: Caller
     ) -> pb.PauseExperimentResponse:
         """Pause a running experiment."""
-        live = self._move(request, caller, State.PAUSED, (State.RUNNING, State.PAUSED))
+        live = self._mover.move(request, caller, State.PAUSED, (State.RUNNING, State.PAUSED))
         return pb.PauseExperimentResponse(experiment=self._message(live))
 
     def ArchiveExperiment(
         self, request: pb.ArchiveExperimentRequest, caller: Caller
     ) -> pb.ArchiveExperimentResponse:
         """End an experiment for good."""
-        live = self._move(request, caller, State.ARCHIVED, tuple(State))
+        live = self._mover.move(request, caller, State.ARCHIVED, tuple(State))
         return pb.ArchiveExperimentResponse(experiment=self._message(live))
 
     def GetReport(self, request: pb.GetReportRequest, caller: Caller) -> pb.GetReportResponse:
         """Report traffic, reward and lift."""
         live = self._live.find(caller.tenant, _name(request.name, "name"), "name")
         with self._reader.connect() as connection:
+            row = stored(connection, caller.tenant, request.name)
+            live = self._live.catch_up(connection, row)  # its levels name what is counted
             found = reporting.report(connection, live)
             length = reporting.log_length(connection, live.id)
         return convert.report(live, found, length)
@@ -539,50 +553,26 @@ class ExperimentService:
         """Give the newest verdict on an experiment's specification."""
         return self._gate.newest(_name(request.name, "name"), caller)
 
-    def _move(
-        self, request: _Move, caller: Caller, to: State, allowed: Sequence[State]
-    ) -> LiveExperiment:
-        name, etag = request.name, request.etag
-        reason = request.reason and convert.text(request.reason, "reason", MAX_REASON)
-        live = self._live.find(caller.tenant, _name(name, "name"), "name")
+    def UpdateExperiment(
+        self, request: pb.UpdateExperimentRequest, caller: Caller
+    ) -> pb.UpdateExperimentResponse:
+        """Edit an experiment's specification."""
+        live, made = self._reviser.update(request, caller)
+        return pb.UpdateExperimentResponse(experiment=self._message(live), revision=made)
 
-        def move(connection: Connection) -> AnyRow:
-            storage.next_seq(connection, live.id)  # locks: another process may move it, too
-            row = catalogue.find_experiment(connection, caller.tenant, name)
-            if row is None:
-                raise NotFoundError(f"no experiment {name!r}", field="name")
-            if etag and etag != f"{row.id}-{row.revision}":
-                raise ChangedError("the experiment was changed since; read it again", field="etag")
-            if row.state == to:
-                return row
-            if row.state not in allowed:
-                raise StateError(f"experiment {name!r} is {State(row.state).name}", field="name")
-            if isinstance(request, pb.StartExperimentRequest) and row.state == State.DRAFT:
-                self._gate.admit(connection, row, request.override, caller)
-            moved = catalogue.set_state(connection, live.id, to)
-            change = Change(
-                caller.tenant,
-                caller.who,
-                f"experiment.{_VERBS[to]}",
-                name,
-                _shown(row),
-                _shown(moved),
-                reason,
-            )
-            audit_log.record(connection, change, self._clock())
-            return moved
+    def AddLevel(self, request: pb.AddLevelRequest, caller: Caller) -> pb.AddLevelResponse:
+        """Add a level to a factor."""
+        live, made = self._reviser.add_level(request, caller)
+        return pb.AddLevelResponse(experiment=self._message(live), revision=made)
 
-        row = self._writer.call(move, experiment_id=live.id, expires=caller.expires)
-        return self._live.set_state(row)
+    def RetireLevel(self, request: pb.RetireLevelRequest, caller: Caller) -> pb.RetireLevelResponse:
+        """Retire a level of a factor."""
+        live, made = self._reviser.retire_level(request, caller)
+        return pb.RetireLevelResponse(experiment=self._message(live), revision=made)
 
     def _message(self, live: LiveExperiment) -> pb.Experiment:
         with self._reader.connect() as connection:
             return convert.experiment(live, reporting.log_length(connection, live.id))
-
-
-def _shown(row: AnyRow) -> dict[str, object]:
-    """Give what an audit entry tells of an experiment."""
-    return {"state": State(row.state).name, "revision": row.revision}
 
 
 def _name(name: str, field: str) -> str:

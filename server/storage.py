@@ -6,7 +6,7 @@ sequence order, and a reader that has seen n has seen everything before. This mo
 counter, the decisions, and what others read; ``ledger.py`` appends what is reported of them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, bindparam, exists, select, update
@@ -343,14 +343,18 @@ def settled_after(
     ).all()
 
 
-def by_snapshot(connection: Connection, experiment_id: int) -> Iterator[AnyRow]:
+def by_snapshot(connection: Connection, experiment_id: int) -> Generator[AnyRow]:
     """Stream all decisions, those of one snapshot together, in log order within."""
     chosen = (
         select(decisions)
         .where(decisions.c.experiment_id == experiment_id)
         .order_by(decisions.c.snapshot_version, decisions.c.seq)
     )
-    yield from connection.execute(chosen, execution_options={"yield_per": 1_000})
+    found = connection.execute(chosen, execution_options={"yield_per": 1_000})
+    try:
+        yield from found
+    finally:  # also where the reading ends early
+        found.close()
 
 
 def decided_after(

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 CLIENT = ROOT / "docs/reference/client.md"
 CALL_CENTRE = ROOT / "docs/how-to/call-centre.md"
+EDITS = ROOT / "docs/how-to/change-a-running-experiment.md"
 DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [README, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *DOCUMENTS]
 DECLARED_PORT = "50051"
@@ -179,7 +180,7 @@ def test_the_quick_start_works(user: NewUser):
     assert after
     for block in before:
         user.follow(block)
-    for page in (CLIENT, CALL_CENTRE):  # they go on where the README ends
+    for page in (CLIENT, CALL_CENTRE, EDITS):  # they go on where the README ends
         for block in blocks(page):
             if block.mark == "run":
                 printed = io.StringIO()

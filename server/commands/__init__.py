@@ -24,6 +24,16 @@ COMMANDS = (
     ),
     Entry("experiments", "experiments:app", "Create, start, pause, list and read experiments."),
     Entry(
+        "update",
+        "revising:update",
+        "Edit an experiment's specification, also while it runs; nothing learned is lost.",
+    ),
+    Entry(
+        "levels",
+        "revising:app",
+        "Add, retire and list the levels of an experiment, also while it runs.",
+    ),
+    Entry(
         "tokens",
         "tokens:app",
         "Make, list and revoke the tokens that callers need. They work on the database, also while "

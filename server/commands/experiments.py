@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from google.protobuf.json_format import MessageToJson
 
-from server.commands import options, show
+from server.commands import options, revising, show
 from server.commands.options import Override, Reason, Server
 
 app = typer.Typer(help="Create, start, pause, list and read experiments.", no_args_is_help=True)
@@ -61,6 +61,14 @@ def list_all(server: Server) -> None:
     """List all experiments."""
     with server.client() as client:
         show.console.print(show.experiments(client.list_experiments()))
+
+
+@app.command()
+@options.calls_server()
+def spec(name: Name, server: Server) -> None:
+    """Print an experiment's specification as JSON: to keep, or to change and give to 'update'."""
+    with server.client() as client:
+        typer.echo(revising.written(client, name))
 
 
 @app.command()

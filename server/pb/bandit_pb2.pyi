@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -2716,6 +2717,286 @@ class ArchiveExperimentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ArchiveExperimentResponse: _TypeAlias = ArchiveExperimentResponse  # noqa: Y015
+
+@_typing.final
+class UpdateExperimentRequest(_message.Message):
+    """Edits an experiment's specification."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the experiment; required."""
+    etag: _builtins.str
+    """The etag last seen; another one now refuses with ABORTED. Empty: any."""
+    request_id: _builtins.str
+    """Idempotency key; required, 1 to 128 characters."""
+    reason: _builtins.str
+    """Why, for the audit log; required, 1 to 500 characters."""
+    override: _builtins.str
+    """Why what has been started is edited without a passing verdict on the new specification; for the
+    audit log, at most 500 characters. Empty: it needs one, unless only the description changes or
+    levels are retired.
+    """
+    @_builtins.property
+    def spec(self) -> Global___ExperimentSpec:
+        """What to take the new values from; required. Its name may be left out."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Paths of the parts of spec to take over, such as description, policy.exploration or
+        actions.exclusions; at most 100. A part that is not set in spec goes back to its default. None,
+        or *: all of spec is the new specification.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        spec: Global___ExperimentSpec | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        override: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "override", b"override", "reason", b"reason", "request_id", b"request_id", "spec", b"spec", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateExperimentRequest: _TypeAlias = UpdateExperimentRequest  # noqa: Y015
+
+@_typing.final
+class UpdateExperimentResponse(_message.Message):
+    """Answers UpdateExperiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment as it is now."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """What the edit made. An edit that changes nothing makes nothing: then the one in force."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+        revision: Global___Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateExperimentResponse: _TypeAlias = UpdateExperimentResponse  # noqa: Y015
+
+@_typing.final
+class AddLevelRequest(_message.Message):
+    """Adds a level to a factor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the experiment; required."""
+    factor: _builtins.str
+    """One of: variant, channel, slot; required."""
+    etag: _builtins.str
+    """The etag last seen; another one now refuses with ABORTED. Empty: any."""
+    request_id: _builtins.str
+    """Idempotency key; required, 1 to 128 characters."""
+    reason: _builtins.str
+    """Why, for the audit log; required, 1 to 500 characters."""
+    override: _builtins.str
+    """Why it is added to what has been started without a passing verdict on the new specification;
+    for the audit log, at most 500 characters. Empty: it needs one.
+    """
+    @_builtins.property
+    def level(self) -> Global___Level:
+        """The level; required. Its generation is chosen by the server: leave it out."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        factor: _builtins.str = ...,
+        level: Global___Level | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        override: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["level", b"level"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "factor", b"factor", "level", b"level", "name", b"name", "override", b"override", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddLevelRequest: _TypeAlias = AddLevelRequest  # noqa: Y015
+
+@_typing.final
+class AddLevelResponse(_message.Message):
+    """Answers AddLevel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment as it is now."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """What the edit made."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+        revision: Global___Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddLevelResponse: _TypeAlias = AddLevelResponse  # noqa: Y015
+
+@_typing.final
+class RetireLevelRequest(_message.Message):
+    """Retires a level of a factor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the experiment; required."""
+    factor: _builtins.str
+    """One of: variant, channel, slot; required."""
+    level: _builtins.str
+    """Name of the level; required."""
+    etag: _builtins.str
+    """The etag last seen; another one now refuses with ABORTED. Empty: any."""
+    request_id: _builtins.str
+    """Idempotency key; required, 1 to 128 characters."""
+    reason: _builtins.str
+    """Why, for the audit log; required, 1 to 500 characters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        factor: _builtins.str = ...,
+        level: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "factor", b"factor", "level", b"level", "name", b"name", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireLevelRequest: _TypeAlias = RetireLevelRequest  # noqa: Y015
+
+@_typing.final
+class RetireLevelResponse(_message.Message):
+    """Answers RetireLevel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """The experiment as it is now."""
+
+    @_builtins.property
+    def revision(self) -> Global___Revision:
+        """What the edit made. Where the level was retired before, the one in force."""
+
+    def __init__(
+        self,
+        *,
+        experiment: Global___Experiment | None = ...,
+        revision: Global___Revision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "revision", b"revision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["experiment", b"experiment", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetireLevelResponse: _TypeAlias = RetireLevelResponse  # noqa: Y015
+
+@_typing.final
+class Revision(_message.Message):
+    """One of the specifications that an experiment had."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_VERSION_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Counts them; 1 is what the experiment was created with."""
+    snapshot_version: _builtins.int
+    """First snapshot that belongs to it: decisions with this snapshot_version, up to the next
+    revision's, were made with it. 0 for all revisions of a draft, of which the last decides.
+    """
+    who: _builtins.str
+    """Name of the credential that made it."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        snapshot_version: _builtins.int = ...,
+        who: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "number", b"number", "reason", b"reason", "snapshot_version", b"snapshot_version", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Revision: _TypeAlias = Revision  # noqa: Y015
 
 @_typing.final
 class GetReportRequest(_message.Message):

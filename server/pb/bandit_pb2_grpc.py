@@ -448,6 +448,21 @@ class ExperimentServiceStub:
                 request_serializer=server_dot_pb_dot_bandit__pb2.GetVerdictRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_bandit__pb2.GetVerdictResponse.FromString,
                 _registered_method=True)
+        self.UpdateExperiment = channel.unary_unary(
+                '/bandit.v1.ExperimentService/UpdateExperiment',
+                request_serializer=server_dot_pb_dot_bandit__pb2.UpdateExperimentRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_bandit__pb2.UpdateExperimentResponse.FromString,
+                _registered_method=True)
+        self.AddLevel = channel.unary_unary(
+                '/bandit.v1.ExperimentService/AddLevel',
+                request_serializer=server_dot_pb_dot_bandit__pb2.AddLevelRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_bandit__pb2.AddLevelResponse.FromString,
+                _registered_method=True)
+        self.RetireLevel = channel.unary_unary(
+                '/bandit.v1.ExperimentService/RetireLevel',
+                request_serializer=server_dot_pb_dot_bandit__pb2.RetireLevelRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_bandit__pb2.RetireLevelResponse.FromString,
+                _registered_method=True)
 
 
 class ExperimentServiceServicer:
@@ -534,6 +549,31 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateExperiment(self, request, context):
+        """Edits an experiment's specification. A draft takes any edit that keeps its name. What has been
+        started takes only edits that keep what was learned: the belief goes on, with new levels at
+        the prior, given what they share. An edit that would reset it is INVALID_ARGUMENT with the
+        path of the field. Idempotent on request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddLevel(self, request, context):
+        """Adds a level to a factor. Indices of actions never move. Idempotent on request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetireLevel(self, request, context):
+        """Retires a level: it is chosen no more, and its actions keep indices and weights. Needs no
+        verdict. Idempotent on request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExperimentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -591,6 +631,21 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.GetVerdict,
                     request_deserializer=server_dot_pb_dot_bandit__pb2.GetVerdictRequest.FromString,
                     response_serializer=server_dot_pb_dot_bandit__pb2.GetVerdictResponse.SerializeToString,
+            ),
+            'UpdateExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateExperiment,
+                    request_deserializer=server_dot_pb_dot_bandit__pb2.UpdateExperimentRequest.FromString,
+                    response_serializer=server_dot_pb_dot_bandit__pb2.UpdateExperimentResponse.SerializeToString,
+            ),
+            'AddLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddLevel,
+                    request_deserializer=server_dot_pb_dot_bandit__pb2.AddLevelRequest.FromString,
+                    response_serializer=server_dot_pb_dot_bandit__pb2.AddLevelResponse.SerializeToString,
+            ),
+            'RetireLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetireLevel,
+                    request_deserializer=server_dot_pb_dot_bandit__pb2.RetireLevelRequest.FromString,
+                    response_serializer=server_dot_pb_dot_bandit__pb2.RetireLevelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -891,6 +946,87 @@ class ExperimentService:
             '/bandit.v1.ExperimentService/GetVerdict',
             server_dot_pb_dot_bandit__pb2.GetVerdictRequest.SerializeToString,
             server_dot_pb_dot_bandit__pb2.GetVerdictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.ExperimentService/UpdateExperiment',
+            server_dot_pb_dot_bandit__pb2.UpdateExperimentRequest.SerializeToString,
+            server_dot_pb_dot_bandit__pb2.UpdateExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.ExperimentService/AddLevel',
+            server_dot_pb_dot_bandit__pb2.AddLevelRequest.SerializeToString,
+            server_dot_pb_dot_bandit__pb2.AddLevelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetireLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bandit.v1.ExperimentService/RetireLevel',
+            server_dot_pb_dot_bandit__pb2.RetireLevelRequest.SerializeToString,
+            server_dot_pb_dot_bandit__pb2.RetireLevelResponse.FromString,
             options,
             channel_credentials,
             insecure,

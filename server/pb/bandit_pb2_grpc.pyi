@@ -209,6 +209,18 @@ class ExperimentServiceStub:
     """
     GetVerdict: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.GetVerdictRequest, _bandit_pb2.GetVerdictResponse]
     """Gives the newest verdict on an experiment's specification as it is stored."""
+    UpdateExperiment: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.UpdateExperimentRequest, _bandit_pb2.UpdateExperimentResponse]
+    """Edits an experiment's specification. A draft takes any edit that keeps its name. What has been
+    started takes only edits that keep what was learned: the belief goes on, with new levels at
+    the prior, given what they share. An edit that would reset it is INVALID_ARGUMENT with the
+    path of the field. Idempotent on request_id.
+    """
+    AddLevel: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.AddLevelRequest, _bandit_pb2.AddLevelResponse]
+    """Adds a level to a factor. Indices of actions never move. Idempotent on request_id."""
+    RetireLevel: _grpc.UnaryUnaryMultiCallable[_bandit_pb2.RetireLevelRequest, _bandit_pb2.RetireLevelResponse]
+    """Retires a level: it is chosen no more, and its actions keep indices and weights. Needs no
+    verdict. Idempotent on request_id.
+    """
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
@@ -243,6 +255,18 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """
     GetVerdict: _aio.UnaryUnaryMultiCallable[_bandit_pb2.GetVerdictRequest, _bandit_pb2.GetVerdictResponse]  # type: ignore[assignment]
     """Gives the newest verdict on an experiment's specification as it is stored."""
+    UpdateExperiment: _aio.UnaryUnaryMultiCallable[_bandit_pb2.UpdateExperimentRequest, _bandit_pb2.UpdateExperimentResponse]  # type: ignore[assignment]
+    """Edits an experiment's specification. A draft takes any edit that keeps its name. What has been
+    started takes only edits that keep what was learned: the belief goes on, with new levels at
+    the prior, given what they share. An edit that would reset it is INVALID_ARGUMENT with the
+    path of the field. Idempotent on request_id.
+    """
+    AddLevel: _aio.UnaryUnaryMultiCallable[_bandit_pb2.AddLevelRequest, _bandit_pb2.AddLevelResponse]  # type: ignore[assignment]
+    """Adds a level to a factor. Indices of actions never move. Idempotent on request_id."""
+    RetireLevel: _aio.UnaryUnaryMultiCallable[_bandit_pb2.RetireLevelRequest, _bandit_pb2.RetireLevelResponse]  # type: ignore[assignment]
+    """Retires a level: it is chosen no more, and its actions keep indices and weights. Needs no
+    verdict. Idempotent on request_id.
+    """
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Defines experiments, starts and stops them, and reads their results."""
@@ -340,5 +364,35 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_bandit_pb2.GetVerdictResponse, _abc.Awaitable[_bandit_pb2.GetVerdictResponse]]:
         """Gives the newest verdict on an experiment's specification as it is stored."""
+
+    @_abc_1.abstractmethod
+    def UpdateExperiment(
+        self,
+        request: _bandit_pb2.UpdateExperimentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bandit_pb2.UpdateExperimentResponse, _abc.Awaitable[_bandit_pb2.UpdateExperimentResponse]]:
+        """Edits an experiment's specification. A draft takes any edit that keeps its name. What has been
+        started takes only edits that keep what was learned: the belief goes on, with new levels at
+        the prior, given what they share. An edit that would reset it is INVALID_ARGUMENT with the
+        path of the field. Idempotent on request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def AddLevel(
+        self,
+        request: _bandit_pb2.AddLevelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bandit_pb2.AddLevelResponse, _abc.Awaitable[_bandit_pb2.AddLevelResponse]]:
+        """Adds a level to a factor. Indices of actions never move. Idempotent on request_id."""
+
+    @_abc_1.abstractmethod
+    def RetireLevel(
+        self,
+        request: _bandit_pb2.RetireLevelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_bandit_pb2.RetireLevelResponse, _abc.Awaitable[_bandit_pb2.RetireLevelResponse]]:
+        """Retires a level: it is chosen no more, and its actions keep indices and weights. Needs no
+        verdict. Idempotent on request_id.
+        """
 
 def add_ExperimentServiceServicer_to_server(servicer: ExperimentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

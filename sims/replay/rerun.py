@@ -6,9 +6,11 @@ published where the server published it, and every decision is made again. Actio
 groups and reasons are compared bit for bit, and so are the published beliefs, by their digest.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,6 +131,34 @@ def described(log: Path) -> tuple[ExperimentSpec, str]:
     return spec, told.get("banditctl.tenant", "default")
 
 
+def revisions(log: Path, newest: ExperimentSpec) -> list[tuple[int, ExperimentSpec]]:
+    """Read the specifications that decided what is in a log, each with its first snapshot.
+
+    An experiment that was never edited while it ran has the one it is exported with.
+
+    Raises
+    ------
+    InvalidInputError
+        If they can not be read, or do not follow each other up to the newest.
+    """
+    written = Source(log).metadata.get("banditctl.revisions")
+    if written is None:
+        return [(0, newest)]
+    try:
+        listed = json.loads(written)
+        found = [(one["version"], spec_file.from_data(one["spec"])) for one in listed]
+        versions = [int(version) for version, _ in found]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"its revisions can not be read: {error}", field=str(log)) from None
+    is_rising = all(low < high for low, high in pairwise(versions))
+    if not found or versions[0] != 0 or not is_rising or found[-1][1] != newest:
+        raise InvalidInputError(
+            "its revisions must follow each other, from snapshot 0 up to its specification",
+            field=str(log),
+        )
+    return found
+
+
 def rerun(log: Path, learned: Path, experiment: Experiment, step: Step | None = None) -> Rerun:
     """Make every decision of an exported log again.
 
@@ -161,6 +191,11 @@ class _Runner:
     def __init__(self, log: Path, learned: Path, experiment: Experiment, step: Step | None) -> None:
         self._names = str(log), str(learned)
         self._experiment = experiment
+        self._stages = [
+            (version, Experiment(spec, secret=experiment.secret))
+            for version, spec in revisions(log, experiment.spec)
+        ]
+        self._stage = 0
         self._step = step
         self._decided = decided.read(Source(log), experiment.spec)
         self._lessons = _lessons(Source(learned))
@@ -248,8 +283,8 @@ class _Runner:
 
     def _refold(self) -> bool:
         """Fold and publish as the server did; give whether every belief came out again."""
-        base: bytes | None = None
-        posterior, waiting = self._experiment.prior(), list[_Lesson]()
+        base: _Lesson | None = None
+        posterior, waiting = self._then.prior(), list[_Lesson]()
         self._decide(posterior, 0)
         for lesson in self._lessons:
             if lesson.kind == "outcome":
@@ -260,10 +295,12 @@ class _Runner:
                 return False
             waiting = []
             if lesson.kind == "base":
-                base = lesson.posterior
+                base = lesson
+                self._stage = self._stage_of(lesson.version)
             if lesson.kind in ("base", "anew"):
                 posterior = self._begin(base, lesson)
             if lesson.kind == "snapshot":
+                posterior = self._move_on(posterior, lesson.version)
                 posterior.seq = lesson.sequence
                 if not self._is_again(posterior, lesson):
                     return False
@@ -284,12 +321,32 @@ class _Runner:
         self._found.wrong += 1
         self._differ(Difference(self._names[1], lesson.row, column, logged, again))
 
-    def _begin(self, base: bytes | None, lesson: _Lesson) -> Posterior:
-        posterior = self._experiment.prior()
+    @property
+    def _then(self) -> Experiment:
+        """The experiment as it was when what comes next was published."""
+        return self._stages[self._stage][1]
+
+    def _stage_of(self, version: int) -> int:
+        """Give which specification a snapshot was published with."""
+        return max((i for i, (first, _) in enumerate(self._stages) if first <= version), default=0)
+
+    def _move_on(self, posterior: Posterior, version: int) -> Posterior:
+        """Go on with the specification of a snapshot, and with what was learned before it."""
+        stage = self._stage_of(version)
+        if stage > self._stage:
+            posterior = self._then.revise(posterior, self._stages[stage][1].spec)[1]
+            self._stage = stage
+        return posterior
+
+    def _begin(self, base: _Lesson | None, lesson: _Lesson) -> Posterior:
         if base is None:
-            return posterior
+            return self._then.prior()
+        written = self._stages[self._stage_of(base.version)][1]
+        posterior = written.prior()
         try:
-            encoding.load(posterior, base)
+            encoding.load(posterior, base.posterior)
+            if written is not self._then:
+                posterior = written.revise(posterior, self._then.spec)[1]
         except BanditError as error:
             raise InvalidInputError(
                 f"can not be read: {error}",
@@ -320,7 +377,7 @@ class _Runner:
             self._miss(lesson, "decision_sequence", logged, "no action there")
             return False
         replaced = np.array([one.replaced for one in lessons])
-        self._experiment.learn(
+        self._then.learn(
             posterior,
             d.rows[places],
             d.actions[places].tolist(),
@@ -339,7 +396,7 @@ class _Runner:
         low, high = np.searchsorted(self._sorted, [version, version + 1])
         if low == high:
             return
-        snapshot = self._experiment.publish(posterior, version=version)
+        snapshot = self._then.publish(posterior, version=version)
         mine = self._order[low:high]
         for start in range(0, len(mine), _STEP):
             part = mine[start : start + _STEP]
@@ -354,7 +411,7 @@ class _Runner:
         d = self._decided
         rules = [d.rules[i] for i in places.tolist()]
         asked = Questions(d.ids[places], d.customers[places], d.rows[places], rules)
-        again = self._experiment.decide_columns(snapshot, asked, refused=refused)
+        again = self._then.decide_columns(snapshot, asked, refused=refused)
         self._tried[places] = True
         bad = np.zeros(len(places), dtype=np.bool_)
         for column, fresh in (
@@ -447,7 +504,8 @@ def _read(batch: Batch, path: str) -> Iterator[_Lesson]:
     ):
         found = whole(cells[name])
         sieve.refuse(needed & (found.missing | found.broken), name, "needs a whole number")
-        read[name] = np.where(needed, found.values, -1).astype(np.int64).tolist()
+        told = needed | ((kinds == 0) & (name == "version") & ~(found.missing | found.broken))
+        read[name] = np.where(told, found.values, -1).astype(np.int64).tolist()
     for name, needed in (("value", is_outcome), ("replaced", np.zeros_like(is_outcome))):
         found = numbers(cells[name])
         bad = ~np.isfinite(found.values) & (needed | ~found.missing)

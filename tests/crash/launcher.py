@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from server import __main__ as command_line
-from server import convert, ledger, storage
+from server import convert, edits, ledger, revisions, storage
 from server.live import Live
 from server.writer import AppendDecisions, Writer
 
@@ -106,6 +106,26 @@ POINTS: dict[str, Callable[[Cross], None]] = {
 }
 
 
+def amid_edit(cross: Cross) -> None:
+    """Stop where an edit's snapshot and revision are written, and its audit entry is not."""
+    _wrapped(revisions, "add", after=cross)
+
+
+def after_edit(cross: Cross) -> None:
+    """Stop where an edit is durable, and decisions still read the old specification."""
+    _wrapped(Live, "catch_up", before=cross)
+
+
+def before_edit_answer(cross: Cross) -> None:
+    """Stop where decisions are made with an edit, and its editor was not told."""
+    _wrapped(edits, "revision_message", before=cross)
+
+
+EDIT_POINTS: dict[str, Callable[[Cross], None]] = {
+    point.__name__: point for point in (amid_edit, after_edit, before_edit_answer)
+}
+
+
 def _answering_early(then: Callable[[list[Any]], None]) -> None:
     """Tell everybody before COMMIT, then go on as told."""
     original, transact = Writer._transaction, Writer._transact
@@ -158,8 +178,8 @@ BROKEN: dict[str, Callable[[int], None]] = {
 def main() -> None:
     """Replace what was named, then be the server."""
     name, count = sys.argv[1], int(sys.argv[2])
-    if name in POINTS:
-        POINTS[name](Crossing(count))
+    if name in POINTS | EDIT_POINTS:
+        (POINTS | EDIT_POINTS)[name](Crossing(count))
     else:
         BROKEN[name](count)
     sys.argv = [sys.argv[0], *sys.argv[3:]]

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import grpc
 import psutil
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
@@ -33,6 +34,34 @@ REQUESTS: dict[str, type[Message]] = {
     for method in service.methods
 }
 EXAMPLES = sorted(p for p in worlds.EXAMPLES.glob("*.toml") if not p.stem.endswith("_world"))
+
+
+def _edits() -> dict[type[Message], list[Message]]:
+    """Give valid edits; those of a request id of its own are made once."""
+    why: dict[str, Any] = {"reason": "a test", "override": "a test"}
+    mask = FieldMask(paths=["policy.exploration", "actions.exclusions"])
+    spec = ParseDict({**SPEC, "name": "moving1"}, pb.ExperimentSpec())
+    return {
+        pb.UpdateExperimentRequest: [
+            pb.UpdateExperimentRequest(name="target", spec=spec, request_id="u0", **why),
+            pb.UpdateExperimentRequest(
+                name="moving1", spec=spec, update_mask=mask, request_id="u1", **why
+            ),
+            pb.UpdateExperimentRequest(name="draft", spec=spec, request_id="u2", **why),
+        ],
+        pb.AddLevelRequest: [
+            pb.AddLevelRequest(
+                name=name, factor="variant", level=pb.Level(name="poem"), request_id="a", **why
+            )
+            for name in ("moving0", "draft", "paused")
+        ],
+        pb.RetireLevelRequest: [
+            pb.RetireLevelRequest(
+                name=name, factor="variant", level="long", request_id="r", reason="a test"
+            )
+            for name in ("target", "moving2", "ended")
+        ],
+    }
 
 
 class _Ended(Exception):  # noqa: N818  what ``abort`` raises is no error
@@ -156,6 +185,9 @@ class Target:
             "decision_id": ids,
             "page_token": [page.next_page_token],
             "key": ["age", "segment", "has_app", "hour"],
+            "factor": ["variant", "channel", "slot"],
+            "level": ["short", "long", "email", "push", "now", "fresh"],
+            "paths": ["description", "policy.exploration", "actions.variants", "groups", "*"],
             "kind": ["number", "category", "flag", "cyclic", "thompson_sampling", "softmax"],
             "time_zone": ["Europe/Berlin", "UTC", "Pacific/Chatham", "../etc/passwd"],
         }
@@ -190,6 +222,7 @@ class Target:
             pb.CreateExperimentRequest: [
                 pb.CreateExperimentRequest(spec=spec, request_id="fresh") for spec in specs
             ],
+            **_edits(),
             pb.ListExperimentsRequest: [pb.ListExperimentsRequest(page_size=2, page_token=token)],
         }
         return {method: known.get(kind, [kind()]) for method, kind in REQUESTS.items()}

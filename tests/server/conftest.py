@@ -20,6 +20,8 @@ ON_BOTH = {
     "test_ranking",
     "test_reporting",
     "test_retention",
+    "test_revised_histories",
+    "test_revising",
     "test_service",
     "test_storage",
     "test_writer",

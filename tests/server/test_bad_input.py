@@ -84,6 +84,7 @@ def target(peer: Peer) -> Target:
     by_name = {"name": "target", "etag": ""}
     rank = pb.RankRequest.FromString(decide.SerializeToString())
     rank.count = 1
+    edit = {"name": "target", "request_id": "fresh", "reason": "a test"}
     valid = {
         "DecisionService/Decide": decide,
         "DecisionService/BatchDecide": pb.BatchDecideRequest(requests=[decide]),
@@ -127,6 +128,15 @@ def target(peer: Peer) -> Target:
             request_id="fresh",
         ),
         "ExperimentService/GetVerdict": pb.GetVerdictRequest(name="target"),
+        "ExperimentService/UpdateExperiment": pb.UpdateExperimentRequest(
+            spec=ParseDict({**SPEC, "name": "target"}, pb.ExperimentSpec()), **edit
+        ),
+        "ExperimentService/AddLevel": pb.AddLevelRequest(
+            factor="variant", level=pb.Level(name="fresh"), **edit
+        ),
+        "ExperimentService/RetireLevel": pb.RetireLevelRequest(
+            factor="variant", level="long", **edit
+        ),
     }
     assert set(valid) == set(REQUESTS)
     return Target(peer, one, valid)
@@ -345,6 +355,31 @@ VERDICTS = [
     ("verdict.log", LONG, "verdict.log"),
     ("verdict.seed", -1, "verdict.seed"),
 ]
+EDITS = [
+    ("name", "", "name"),
+    ("name", LONG, "name"),
+    ("request_id", "", "request_id"),
+    ("request_id", "x" * 129, "request_id"),
+    ("request_id", "a\0b", "request_id"),
+    ("reason", "", "reason"),
+    ("reason", "x" * 501, "reason"),
+    ("reason", "a\0b", "reason"),
+]
+LEVELS = [
+    ("override", "x" * 501, "override"),
+    ("override", " \n", "override"),
+    ("factor", "", "factor"),
+    ("factor", LONG, "factor"),
+    ("level", {}, "level.name"),
+    ("level.name", LONG, "level.name"),
+    ("level.name", "a/b", "level.name"),
+    ("level.time", "09:00", "level.time"),
+    ("level.attributes", {"length": 1}, "level.attributes"),
+    ("level.attributes", {"length": NAN}, "level.attributes.length"),
+    ("level.attributes", {f"a{i}": 1 for i in range(65)}, "level.attributes"),
+    ("level.generation", 7, "level.generation"),
+    ("level.retired", True, "level.retired"),
+]
 NAMED = [
     *("GetExperiment", "StartExperiment", "PauseExperiment", "ArchiveExperiment", "GetReport"),
     "GetVerdict",
@@ -380,6 +415,28 @@ TABLE = [
         for path, value, field in SPECS
     ),
     *(("ExperimentService/SubmitVerdict", *row) for row in VERDICTS),
+    *(
+        (f"ExperimentService/{method}", *row)
+        for method in ("UpdateExperiment", "AddLevel", "RetireLevel")
+        for row in EDITS
+    ),
+    *(("ExperimentService/AddLevel", *row) for row in LEVELS),
+    ("ExperimentService/RetireLevel", "factor", "weather", "factor"),
+    ("ExperimentService/RetireLevel", "level", "", "level"),
+    ("ExperimentService/RetireLevel", "level", LONG, "level"),
+    ("ExperimentService/UpdateExperiment", "override", "a\0b", "override"),
+    ("ExperimentService/UpdateExperiment", "updateMask", "weather", "update_mask.paths[0]"),
+    (
+        "ExperimentService/UpdateExperiment",
+        "updateMask",
+        ",".join(["name"] * 101),
+        "update_mask.paths",
+    ),
+    *(
+        ("ExperimentService/UpdateExperiment", f"spec.{path}", value, f"spec.{field}")
+        for path, value, field in SPECS
+        if path.startswith(("description", "groups", "publishing", "gate", "policy.exploration"))
+    ),
     (
         "ExperimentService/CreateExperiment",
         "spec.actions",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.json_format import ParseDict
 
 from bandit import spec_file
 from bandit.errors import StateError
@@ -196,6 +198,136 @@ def test_an_override_that_is_no_reason_starts_nothing(gated: Peer, override: str
     assert refusal(gated.experiments.SubmitVerdict, stored).field == "override"
     assert gated.experiment("welcome").state == pb.STATE_DRAFT
     assert [entry.action for entry in entries(gated)] == ["experiment.create"]
+
+
+# --- edits of what has been started -----------------------------------------------------
+
+
+def edited(**fields: str) -> dict[str, str]:
+    return {"name": "welcome", "reason": "a test", "request_id": str(fields), **fields}
+
+
+def level(peer: Peer, name: str, **fields: str) -> pb.Experiment:
+    request = pb.AddLevelRequest(
+        factor="variant", level=pb.Level(name=name), **edited(request_id=name, **fields)
+    )
+    return peer.experiments.AddLevel(request).experiment
+
+
+def exploring(peer: Peer, number: float, **fields: str) -> pb.Experiment:
+    request = pb.UpdateExperimentRequest(
+        spec=pb.ExperimentSpec(policy=pb.Policy(exploration=number)),
+        update_mask=FieldMask(paths=["policy.exploration"]),
+        **edited(request_id=f"explore {number}", **fields),
+    )
+    return peer.experiments.UpdateExperiment(request).experiment
+
+
+def test_an_edit_of_a_running_experiment_needs_a_verdict(gated: Peer, client: BanditClient):
+    gated.create("welcome", start=False)
+    client.submit_verdict(verdict())
+    start(gated)
+    known = gated.experiment("welcome")
+    for edit in (lambda: level(gated, "poem"), lambda: exploring(gated, 0.5)):
+        found = refusal(edit)
+        assert (found.code, found.field) == (grpc.StatusCode.FAILED_PRECONDITION, "name")
+        assert "no verdict" in found.message
+        assert "edit it with an override" in found.message
+    assert gated.experiment("welcome") == known
+    before = len(entries(gated))
+    client.submit_verdict(verdict(policy={"exploration": 0.5}))
+    assert exploring(gated, 0.5).spec.policy.exploration == 0.5
+    told = entries(gated)[before:]
+    assert [e.action for e in told] == ["experiment.verdict", "experiment.update"]
+    assert client.get_verdict("welcome").verdict.verdict.passed
+    variants = [{"name": "short"}, {"name": "long"}, {"name": "poem", "generation": 1}]
+    new = {"policy": {"exploration": 0.5}, "actions": {**SPEC["actions"], "variants": variants}}
+    spec = spec_file.from_data({**SPEC, **new})
+    floor = {"floor": gated.experiment("welcome").spec.policy.floor}  # of fewer actions, it stays
+    assert spec.full_policy.floor < floor["floor"]
+    new["policy"] |= floor
+    client.submit_verdict(verdict(**new))
+    assert len(level(gated, "poem").spec.actions.variants) == 3
+
+
+def test_stopping_never_waits_for_a_verdict(gated: Peer, client: BanditClient):
+    gated.create("welcome", start=False)
+    client.submit_verdict(verdict())
+    start(gated)
+    client.retire_level("welcome", "variant", "long", reason="complaints")
+    spec = pb.ExperimentSpec(description="only short ones")
+    gated.experiments.UpdateExperiment(
+        pb.UpdateExperimentRequest(
+            spec=spec, update_mask=FieldMask(paths=["description"]), **edited(request_id="words")
+        )
+    )
+    back = pb.UpdateExperimentRequest(
+        spec=ParseDict({"actions": SPEC["actions"]}, pb.ExperimentSpec()),
+        update_mask=FieldMask(paths=["actions.variants"]),
+        **edited(request_id="back"),
+    )
+    assert "no verdict" in refusal(gated.experiments.UpdateExperiment, back).message
+    back.override = "the complaints were of another message"
+    made = gated.experiments.UpdateExperiment(back).experiment
+    assert not any(one.retired for one in made.spec.actions.variants)
+
+
+def test_a_verdict_that_stops_stops_an_edit_too(gated: Peer, client: BanditClient):
+    client.submit_verdict(verdict())
+    gated.create("welcome")
+    client.submit_verdict(verdict(FAILS, policy={"exploration": 0.0}))
+    assert "a verdict that stops it (exploration)" in refusal(exploring, gated, 0.0).message
+    assert refusal(exploring, gated, 0.0, override=" ").field == "override"
+    exploring(gated, 0.0, override="a quiet week")
+    told = entries(gated)[-2:]
+    assert [e.action for e in told] == ["experiment.override", "experiment.update"]
+    assert told[0].reason == "a quiet week"
+    assert "exploration" in json.loads(told[0].after)["edited_with"]
+
+
+def test_a_draft_is_edited_freely_and_its_start_asks_for_the_new_one(
+    gated: Peer, client: BanditClient
+):
+    gated.create("welcome", start=False)
+    client.submit_verdict(verdict())
+    exploring(gated, 0.5)
+    assert "no verdict" in refused(gated)
+    client.submit_verdict(verdict(policy={"exploration": 0.5}))
+    assert start(gated).state == pb.STATE_RUNNING
+
+
+def test_only_admins_edit_and_no_tenant_edits_anothers(tmp_path: Path):
+    with Peer(tmp_path, auth="tokens") as peer:
+        admin, reader = (make_token(peer, [role])[1] for role in (Role.ADMIN, Role.READ))
+        other = make_token(peer, [Role.ADMIN], tenant="other")[1]
+        create(Bearer(peer, admin), "welcome")
+        requests = {
+            "AddLevel": pb.AddLevelRequest(
+                factor="variant", level=pb.Level(name="poem"), **edited(request_id="a")
+            ),
+            "RetireLevel": pb.RetireLevelRequest(
+                factor="variant", level="long", **edited(request_id="b")
+            ),
+            "UpdateExperiment": pb.UpdateExperimentRequest(
+                spec=pb.ExperimentSpec(description="x"),
+                update_mask=FieldMask(paths=["description"]),
+                **edited(request_id="c"),
+            ),
+        }
+        for method, request in requests.items():
+            path = f"ExperimentService/{method}"
+            found = refusal(Bearer(peer, reader).call, path, request)
+            assert found.code is grpc.StatusCode.PERMISSION_DENIED
+            found = refusal(Bearer(peer, other).call, path, request)
+            assert found.code is grpc.StatusCode.NOT_FOUND
+            unheard = type(request)()
+            unheard.CopyFrom(request)
+            unheard.name = "unheard"
+            absent = refusal(Bearer(peer, other).call, path, unheard)
+            same = found._replace(message=found.message.replace("welcome", "unheard"))
+            assert absent == same
+            made = Bearer(peer, admin).call(path, request)
+            assert made.revision.who == "tester"
 
 
 # --- keeping verdicts -------------------------------------------------------------------
