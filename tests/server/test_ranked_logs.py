@@ -33,6 +33,7 @@ class Story(NamedTuple):
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("ranked")
+    (folder / "bandit.db.secret").write_text("7" * 64)  # it draws the groups
     with Peer(folder, clock=Clock()) as peer:
         play(peer)
         yield Story(peer, folder, exported(peer, tmp_path_factory.mktemp("exported"), NAME))
