@@ -34,6 +34,7 @@ COMMANDS = (
         "validate:validate",
         "Check an experiment on simulated customers, and by a log, before it meets real ones.",
     ),
+    Entry("verdicts", "verdicts:app", "Send a verdict that was written to a file to a server."),
     Entry("decide", "decisions:decide", "Ask for one decision."),
     Entry("reward", "decisions:reward", "Report one reward event."),
     Entry("expose", "ledger:expose", "Report that a decision was shown to its customer."),
