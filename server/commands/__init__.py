@@ -64,6 +64,11 @@ COMMANDS = (
         "detect.",
     ),
     Entry(
+        "sample-size",
+        "sample_size:sample_size",
+        "Find how many customers a test needs to see a lift, by simulated tests.",
+    ),
+    Entry(
         "evaluate",
         "evaluate:evaluate",
         "Estimate what policies would have earned on a log, or say why that can not be said.",
