@@ -386,7 +386,7 @@ def test_a_file_that_is_no_verdict_is_refused(
     assert told in done.stderr
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"[1]", b"[" * 100_000])
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"[1]", b"[" * 5_000])
 def test_what_can_not_be_read_is_refused(tmp_path: Path, content: bytes | None):
     path = tmp_path / "verdict.json"
     if content is not None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -76,18 +77,28 @@ def test_every_example_is_listed():
 
 
 @pytest.mark.parametrize("name", STOPPED_BY)
-def test_the_exit_status_is_the_verdict(name: str, tmp_path: Path):
-    done = banditctl("validate", EXAMPLES / f"{name}.toml", "--out", tmp_path)
-    assert done.returncode == int(name.startswith("stop-")), done.stdout + done.stderr
+def test_the_status_is_the_verdict(name: str):
+    done = CliRunner().invoke(app, ["validate", str(EXAMPLES / f"{name}.toml")])
+    assert done.exit_code == int(name.startswith("stop-")), done.output
+    last = done.stdout.strip().splitlines()[-1]
+    found = re.fullmatch(r"verdict: (passed|stopped by (.*)) \(specification (\w+), .*", last)
+    assert found, last
+    stopped = found[2].split(", ") if found[2] else []
+    assert (STOPPED_BY[name] in stopped) if STOPPED_BY[name] else not stopped
+    assert spec_file.digest(spec_of(name)).startswith(found[3])
+
+
+def test_a_report_and_the_verdict_are_written(tmp_path: Path):
+    """By a process of its own: its exit status is the verdict."""
+    done = banditctl("validate", EXAMPLES / "stop-leak.toml", "--out", tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     stopped = {check["name"] for check in verdict["checks"] if not check["passed"]}
-    assert (STOPPED_BY[name] in stopped) if STOPPED_BY[name] else not stopped
-    assert verdict["spec_hash"] == spec_file.digest(spec_of(name))
-    assert f"{name} " in verdict["worlds"][0]
+    assert verdict["spec_hash"] == spec_file.digest(spec_of("stop-leak"))
+    assert "stop-leak " in verdict["worlds"][0]
+    assert "stop-leak" in verdict["log"]
     last = done.stdout.strip().splitlines()[-1]
-    assert last.startswith("verdict: passed" if not stopped else "verdict: stopped by")
-    for check in stopped:
-        assert check in last
+    assert last.startswith(f"verdict: stopped by {', '.join(sorted(stopped))} (")
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
