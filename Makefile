@@ -71,5 +71,6 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,postgresql]'
 	@echo "compiling kernels (once)"
-	@$(BIN)/python -c 'from bandit.warm_up import warm_up; warm_up()'
+	@$(BIN)/python -m sims.warm_up & sims=$$!; \
+	  $(BIN)/python -c 'from bandit.warm_up import warm_up; warm_up()' && wait $$sims
 	@touch $(READY)

@@ -5,7 +5,7 @@ It is bound to the hash of the specification's canonical text, and names what it
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from bandit.errors import InvalidInputError
 
@@ -62,6 +62,52 @@ class Check:
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 raise InvalidInputError(f"must be finite, got {number}", field=name)
+
+    @classmethod
+    def at_most(  # noqa: PLR0913  one line of a verdict
+        cls,
+        name: str,
+        source: str,
+        value: float | None,
+        limit: float,
+        *,
+        found: str,
+        why: str,
+        holds: bool = True,
+    ) -> Self:
+        """Check that a number is not above its limit.
+
+        Parameters
+        ----------
+        value
+            None: it can not be told, and so the check does not hold.
+        holds
+            What else must hold.
+        """
+        passed = holds and value is not None and value <= limit
+        return cls(
+            name=name, source=source, passed=passed, value=value, limit=limit, bound="at most",
+            found=found, why=why,
+        )  # fmt: skip
+
+    @classmethod
+    def at_least(  # noqa: PLR0913  one line of a verdict
+        cls,
+        name: str,
+        source: str,
+        value: float | None,
+        limit: float,
+        *,
+        found: str,
+        why: str,
+        holds: bool = True,
+    ) -> Self:
+        """Check that a number is not below its limit; see ``at_most``."""
+        passed = holds and value is not None and value >= limit
+        return cls(
+            name=name, source=source, passed=passed, value=value, limit=limit, bound="at least",
+            found=found, why=why,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,7 @@ COMMANDS = (
         "validate:validate",
         "Check an experiment on simulated customers, and by a log, before it meets real ones.",
     ),
+    Entry("verdicts", "verdicts:app", "Send a verdict that was written to a file to a server."),
     Entry("decide", "decisions:decide", "Ask for one decision."),
     Entry("reward", "decisions:reward", "Report one reward event."),
     Entry("expose", "ledger:expose", "Report that a decision was shown to its customer."),
@@ -71,6 +72,11 @@ COMMANDS = (
         "simulate:simulate",
         "Let policies decide for the same simulated customers: regret, reward, lift, time to "
         "detect.",
+    ),
+    Entry(
+        "sample-size",
+        "sample_size:sample_size",
+        "Find how many customers a test needs to see a lift, by simulated tests.",
     ),
     Entry(
         "evaluate",

@@ -15,7 +15,8 @@ from rich.table import Table
 from bandit.errors import BanditError, InvalidInputError
 from bandit.policy import PolicySpec
 from bandit.spec import ExperimentSpec
-from server.commands import options, show, through_server
+from server.commands import options, show, simulated, through_server
+from server.commands.simulated import PresetName, Spec, WorldFile
 from sims.backends import Backend
 from sims.rollouts import (
     AtOnce,
@@ -31,19 +32,12 @@ from sims.rollouts import (
     reduce,
 )
 from sims.rollouts.plan import BASELINE, UNIFORM
-from sims.worlds import World, catalogue
 
 
 def simulate(  # noqa: PLR0913  one per option
-    spec: Annotated[
-        Path | None, typer.Argument(help="The experiment: .toml, .yaml or .json; or a --preset.")
-    ] = None,
-    world: Annotated[
-        Path | None, typer.Option(help="How customers behave; else SPEC's name with .world.toml.")
-    ] = None,
-    preset: Annotated[
-        str, typer.Option(help="A world that ships, and without SPEC the experiment made for it.")
-    ] = "",
+    spec: Spec = None,
+    world: WorldFile = None,
+    preset: PresetName = "",
     policy: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,7 +84,7 @@ def simulate(  # noqa: PLR0913  one per option
 
     The exit status is 1 if a server, where one is asked for, decides otherwise than the engine.
     """
-    experiment, of = _asked(spec, world, preset)
+    _, experiment, of = simulated.asked(spec, world, preset)
     learning = _learning(experiment, (publish_every, publish_seconds), at_once=at_once)
     plan = plan_of(
         experiment,
@@ -129,29 +123,6 @@ def _learning(
         outcomes=declared.outcomes if outcomes is None else outcomes,
         seconds=86_400.0 if seconds is None else seconds,
     )
-
-
-def _asked(spec: Path | None, world: Path | None, preset: str) -> tuple[ExperimentSpec, World]:
-    """Read experiment and world: from files, from those that ship, or one of each."""
-    if preset:
-        if world is not None:
-            raise InvalidInputError("goes without --preset", field="world")
-        shipped = catalogue.preset(preset)
-        if spec is None:
-            return shipped.spec, shipped.world
-        world = catalogue.world_file_of(preset)
-    if spec is None:
-        raise InvalidInputError("name a file, or a --preset", field="spec")
-    if world is None:
-        world = spec.with_suffix(".world.toml")
-        if spec.exists() and not world.exists():
-            raise InvalidInputError(
-                f"name one with --world, or a --preset: there is no {world.name} beside the "
-                "experiment",
-                field="world",
-            )
-    found = catalogue.load(spec, world)
-    return found.spec, found.world
 
 
 def _policies(spec: ExperimentSpec, asked: list[str]) -> dict[str, PolicySpec | str] | None:

@@ -1,21 +1,14 @@
 """``banditctl validate``: the gate before a start; the exit status is the verdict."""
 
-import functools
-import json
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from bandit.errors import BanditError, DeadlineError, InvalidInputError, UnavailableError
+from bandit.errors import DeadlineError, InvalidInputError, UnavailableError
 from bandit.spec import ExperimentSpec
-from bandit.verdict import Check, Verdict
-from server.commands import options, show
+from server.commands import options, show, verdicts
 from server.commands.options import Server
 from sims import worlds
 from sims.worlds import World
@@ -23,30 +16,10 @@ from sims.worlds import World
 if TYPE_CHECKING:
     from sims.gate import Findings
 
-PATIENCE = 60.0
-"""Seconds to wait for a server: its first start compiles."""
-
-PASSED, STOPPED, BAD_INPUT = 0, 1, 2
 LOG_ENDINGS = (".log.parquet", ".log.csv", ".log.csv.gz")
 
-Command = Callable[..., None]
 
-
-def _bad_input_is_two(command: Command) -> Command:
-    """Tell bad input from a verdict that stops: one line, and status 2."""
-
-    @functools.wraps(command)
-    def run(**given: object) -> None:
-        try:
-            command(**given)
-        except BanditError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(BAD_INPUT) from None
-
-    return run
-
-
-@_bad_input_is_two
+@verdicts.bad_input_is_two
 @options.calls_server(address="")
 def validate(  # noqa: PLR0913  one per option
     spec: Annotated[Path, typer.Argument(help="Specification: .toml, .yaml or .json.")],
@@ -84,13 +57,13 @@ def validate(  # noqa: PLR0913  one per option
         _await(server)
     found = _examined(parsed, read, log or _log_beside(spec), seed)
     verdict = found.verdict
-    _show(verdict)
+    verdicts.tell(verdict)
     if out is not None:
         _write(found, out)
     if server.address:
-        _submit(server, verdict, override)
-    _last_line(verdict, override)
-    raise typer.Exit(PASSED if verdict.passed or override else STOPPED)
+        verdicts.submit(server, verdict, override)
+    verdicts.last_line(verdict, override)
+    raise typer.Exit(verdicts.status(verdict, override))
 
 
 def _await(server: Server) -> None:
@@ -99,10 +72,12 @@ def _await(server: Server) -> None:
         try:
             client.is_ready()
         except (UnavailableError, DeadlineError):
-            typer.echo(f"waiting for a server at {server.address}, {PATIENCE:.0f} s", err=True)
+            typer.echo(
+                f"waiting for a server at {server.address}, {verdicts.PATIENCE:.0f} s", err=True
+            )
         else:
             return
-    with server.client(timeout=PATIENCE) as client:
+    with server.client(timeout=verdicts.PATIENCE) as client:
         client.is_ready()
 
 
@@ -177,62 +152,11 @@ def _examined(
         )
 
 
-def _show(verdict: Verdict) -> None:
-    made = Table(title=f"Verdict on {verdict.experiment}", title_justify="left", title_style="bold")
-    made.add_column("", overflow="fold")
-    made.add_column("check", overflow="fold")
-    made.add_column("where", overflow="fold")
-    made.add_column("value", justify="right", overflow="fold")
-    made.add_column("limit", overflow="fold")
-    for check in sorted(verdict.checks, key=lambda c: c.passed):
-        mark = Text("passed", "green") if check.passed else Text("STOPS", "bold red")
-        made.add_row(mark, check.name, check.source, _number(check.value), _limit(check))
-    show.console.print(made)
-    for check in verdict.stopped_by:
-        show.console.print(Text(f"{check.name}: {check.found}. {check.why}"))
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _limit(check: Check) -> str:
-    return "" if check.limit is None else f"{check.bound} {check.limit:.4g}"
-
-
 def _write(found: "Findings", out: Path) -> None:
     from sims import report  # matplotlib takes a second that no other run needs
 
     for path in report.write(report.of_findings(found), out):
         typer.echo(f"wrote {path}")
     path = out / "verdict.json"
-    path.write_text(json.dumps(_data(found.verdict), indent=1, ensure_ascii=False) + "\n")
+    verdicts.write(found.verdict, path)
     typer.echo(f"wrote {path}")
-
-
-def _submit(server: Server, verdict: Verdict, override: str) -> None:
-    override = "" if verdict.passed else override
-    with server.client(timeout=PATIENCE) as client:
-        answer = client.submit_verdict(verdict, override=override)
-    typer.echo(
-        f"stored on {server.address} as entry {answer.verdict.audit_sequence} of the audit log"
-    )
-    if not answer.matches:
-        typer.echo(
-            f"no experiment {verdict.experiment!r} with this specification is there yet: "
-            "'banditctl experiments create' makes it"
-        )
-
-
-def _last_line(verdict: Verdict, override: str) -> None:
-    bound = f"specification {verdict.spec_hash[:12]}, {len(verdict.checks)} checks"
-    if verdict.passed:
-        typer.echo(f"verdict: passed ({bound})")
-        return
-    names = ", ".join(sorted({check.name for check in verdict.stopped_by}))
-    told = f"overridden: {override}" if override else "it does not start"
-    typer.echo(f"verdict: stopped by {names} ({bound}); {told}")
-
-
-def _data(verdict: Verdict) -> dict[str, object]:
-    return {**asdict(verdict), "passed": verdict.passed}

@@ -30,13 +30,11 @@ def check_leaks(spec: ExperimentSpec, rows: Floats, rewards: Floats, source: str
     told = f"{name!r} alone predicts the outcome: area under the ROC curve {worst:.3f}"
     if not name:
         told = "no field predicts the outcome" if enough else "too few outcomes to tell"
-    return Check(
-        name="leak",
-        source=source,
-        passed=worst <= spec.gate.leak,
-        value=worst,
-        limit=spec.gate.leak,
-        bound="at most",
+    return Check.at_most(
+        "leak",
+        source,
+        worst,
+        spec.gate.leak,
         found=told,
         why="What predicts the outcome almost perfectly is usually a trace of the outcome itself: "
         "it will not be known when a customer is decided for.",

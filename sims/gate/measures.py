@@ -11,11 +11,14 @@ from bandit.policy import WITHOUT_MODEL
 from bandit.spec import ExperimentSpec
 from bandit.verdict import Check
 from sims.gate.leaks import check_leaks
+from sims.gate.static import LEAST_EXPLORATION, UNEXPLORED
 from sims.gate.trial import Look, Replication, Trial
 
 LEVEL = 0.95
 NOTHING = 1e-12
 """Share of the range of outcomes that is no more than rounding."""
+ROUNDING = 1e-9
+"""Share of a floor by which a propensity may fall short of it."""
 EDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.999)
 """Between bins of propensities: finer where they are extreme."""
 
@@ -168,24 +171,21 @@ def check_trial(spec: ExperimentSpec, trial: Trial) -> list[Check]:
     drawn = np.concatenate([run.rewards for run in trial.runs])
     pays = bool(len(drawn) and drawn.min() < drawn.max())
     found = [
-        Check(
-            name="regret",
-            source=source,
-            passed=lost.high <= spec.gate.regret,
-            value=lost.high,
-            limit=spec.gate.regret,
-            bound="at most",
+        Check.at_most(
+            "regret",
+            source,
+            lost.high,
+            spec.gate.regret,
             found=f"over {spec.gate.customers:,} customers it earns {-lost.mean:+.1%} against "
             f"{usual} [{-lost.high:+.1%}, {-lost.low:+.1%}]",
             why="What learning costs while it goes on, exploration and random group included.",
         ),
-        Check(
-            name="learning",
-            source=source,
-            passed=against.high >= 0.0 and pays,
-            value=against.high,
-            limit=0.0,
-            bound="at least",
+        Check.at_least(
+            "learning",
+            source,
+            against.high,
+            0.0,
+            holds=pays,
             found=f"in the last quarter it earns {against.mean:+.1%} against a uniform draw "
             f"[{against.low:+.1%}, {against.high:+.1%}]"
             if pays
@@ -193,13 +193,11 @@ def check_trial(spec: ExperimentSpec, trial: Trial) -> list[Check]:
             why="A policy that ends below chance has learned something that is wrong, and where "
             "outcomes never differ nothing is shown.",
         ),
-        Check(
-            name="worst_segment",
-            source=source,
-            passed=worst <= spec.gate.segment_regret,
-            value=worst,
-            limit=spec.gate.segment_regret,
-            bound="at most",
+        Check.at_most(
+            "worst_segment",
+            source,
+            worst,
+            spec.gate.segment_regret,
             found=f"worst where {segment}: {-worst:+.1%} against {usual} in the second half"
             if segment
             else "no segment loses",
@@ -212,7 +210,31 @@ def check_trial(spec: ExperimentSpec, trial: Trial) -> list[Check]:
             source,
         ),
     ]
+    if spec.policy.kind == "softmax":
+        found.append(_temperature(spec, float(drawn.std()) if pays else 0.0, source))
     return found + _of_propensities(spec, trial, chance, source)
+
+
+def _temperature(spec: ExperimentSpec, usual: float, source: str) -> Check:
+    """Check that softmax explores: its temperature has the unit of the outcomes, and their scale.
+
+    Notes
+    -----
+    A difference of means by one temperature is answered with e-fold odds. Means of actions differ
+    less than outcomes do, but what is believed of them differs as much after one outcome of each:
+    what answers a hundredth of that e-fold keeps what looked best by accident.
+    """
+    temperature = spec.policy.temperature
+    spread_of = f"outcomes have a standard deviation of {usual:.3g}"
+    return Check.at_least(
+        "exploration",
+        source,
+        temperature / usual if usual > 0.0 else None,
+        LEAST_EXPLORATION,
+        found=f"policy.temperature is {temperature:.3g}, "
+        + (spread_of if usual > 0.0 else "and no outcome differs from another"),
+        why=UNEXPLORED,
+    )
 
 
 def _of_propensities(spec: ExperimentSpec, trial: Trial, chance: float, source: str) -> list[Check]:
@@ -224,33 +246,27 @@ def _of_propensities(spec: ExperimentSpec, trial: Trial, chance: float, source: 
     lowest = min(float(look.propensities[look.eligible].min()) for look in looks)
     floor = (spec.full_policy.floor or 0.0) if is_learning else 0.0
     return [
-        Check(
-            name="floor",
-            source=source,
-            passed=lowest >= floor * (1.0 - 1e-9),
-            value=lowest,
-            limit=floor,
-            bound="at least",
+        Check.at_least(
+            "floor",
+            source,
+            lowest,
+            floor * (1.0 - ROUNDING),
             found=f"the smallest propensity of an eligible action is {lowest:.3g}",
             why="The floor is a promise: every eligible action keeps this chance.",
         ),
-        Check(
-            name="calibration",
-            source=source,
-            passed=chance >= spec.gate.calibration,
-            value=chance,
-            limit=spec.gate.calibration,
-            bound="at least",
+        Check.at_least(
+            "calibration",
+            source,
+            chance,
+            spec.gate.calibration,
             found=f"chance of frequencies this far from the propensities: {chance:.3g}",
             why="Everything that is measured from the log rests on true propensities.",
         ),
-        Check(
-            name="starvation",
-            source=source,
-            passed=not is_learning or float(share[least]) >= spec.gate.starvation,
-            value=float(share[least]),
-            limit=spec.gate.starvation,
-            bound="at least",
+        Check.at_least(
+            "starvation",
+            source,
+            float(share[least]),
+            spec.gate.starvation if is_learning else 0.0,
             found=f"{levels} gets {share[least]:.2%} of an even share, the least of all",
             why="An action that is hardly ever tried can not show that it has become good, and "
             "no log can tell what it would have earned.",

@@ -14,14 +14,19 @@ from bandit.verdict import Check
 
 SOURCE = "the specification"
 LEAST_EXPLORATION = 0.01
+UNEXPLORED = (
+    "Without exploration the policy keeps what looked best by accident, and never learns that "
+    "another action is better."
+)
 LEAST_ROOM = 0.5
 _SCALES = {
     "thompson_sampling": "exploration",
     "top_two": "exploration",
     "linucb": "confidence",
     "epsilon_greedy": "epsilon",
-    "softmax": "temperature",
 }
+"""What a policy's exploration grows with, where that has no unit. The ``temperature`` of softmax
+has the outcome's: what it is worth is seen in a world."""
 _LATER = {"outcome", "reward", "label", "target", "response", "converted"}
 """Names of what is known only afterwards, whatever the rewards are called."""
 
@@ -37,34 +42,26 @@ def check_spec(spec: ExperimentSpec) -> list[Check]:
 def _exploration(spec: ExperimentSpec) -> Check:
     policy = spec.policy
     scale = _SCALES.get(policy.kind)
-    value = None if scale is None else float(getattr(policy, scale))
-    explores = value is None or value >= LEAST_EXPLORATION
-    told = f"policy.{scale} is {value:g}" if scale else f"a policy of kind {policy.kind}"
-    return Check(
-        name="exploration",
-        source=SOURCE,
-        passed=explores,
-        value=value,
-        limit=None if value is None else LEAST_EXPLORATION,
-        bound="" if value is None else "at least",
-        found=told,
-        why="Without exploration the policy keeps what looked best by accident, and never learns "
-        "that another action is better.",
+    if scale is None:
+        told = f"a policy of kind {policy.kind}"
+        return Check(name="exploration", source=SOURCE, passed=True, found=told, why=UNEXPLORED)
+    value = float(getattr(policy, scale))
+    told = f"policy.{scale} is {value:g}"
+    return Check.at_least(
+        "exploration", SOURCE, value, LEAST_EXPLORATION, found=told, why=UNEXPLORED
     )
 
 
 def _room(spec: ExperimentSpec) -> Check:
     policy, actions = spec.full_policy, int(spec.actions.mask.sum())
-    floor = policy.floor or 0.0
-    left = 1.0 - floor * actions
     is_learning = policy.kind not in WITHOUT_MODEL
-    return Check(
-        name="floor_room",
-        source=SOURCE,
-        passed=not is_learning or left >= LEAST_ROOM,
-        value=left,
-        limit=LEAST_ROOM,
-        bound="at least",
+    floor = (policy.floor or 0.0) if is_learning else 0.0
+    left = 1.0 - floor * actions
+    return Check.at_least(
+        "floor_room",
+        SOURCE,
+        left,
+        LEAST_ROOM,
         found=f"a floor of {floor:.4g} for each of {actions} actions leaves {left:.0%} of the "
         "decisions to the policy",
         why="A floor that takes most decisions starves the best action of the customers it "
@@ -76,13 +73,11 @@ def _names(spec: ExperimentSpec) -> Check:
     """Look for context fields that are named for what happens only after the decision."""
     later = {_stem(name) for name in spec.outcome.by_name} | {_stem(name) for name in _LATER}
     bad = [field.name for field in spec.context if _stem(field.name) in later]
-    return Check(
-        name="leak_by_name",
-        source=SOURCE,
-        passed=not bad,
-        value=float(len(bad)),
-        limit=0.0,
-        bound="at most",
+    return Check.at_most(
+        "leak_by_name",
+        SOURCE,
+        float(len(bad)),
+        0.0,
         found=f"context fields named for an outcome: {', '.join(bad)[:500]}"
         if bad
         else "no context field is named for an outcome",
@@ -136,13 +131,12 @@ def _posterior(spec: ExperimentSpec) -> Check:
     healthy = bool(np.isfinite(least) and least > 0.0)
     if not healthy and not told.startswith("it"):
         told = "some score has no spread, or is no number"
-    return Check(
-        name="posterior",
-        source=SOURCE,
-        passed=healthy,
-        value=least if np.isfinite(least) else 0.0,
-        limit=0.0,
-        bound="at least",
+    return Check.at_least(
+        "posterior",
+        SOURCE,
+        least if np.isfinite(least) else 0.0,
+        0.0,
+        holds=healthy,
         found=told,
         why="A belief without spread is sure of what it has not seen, and explores nothing.",
     )

@@ -296,7 +296,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def written(page: str, text: str) -> str:
+def written(page: str, text: str, markers: tuple[str, str] = (BEGIN, END)) -> str:
     """Give a page with the text between its markers.
 
     Raises
@@ -304,11 +304,11 @@ def written(page: str, text: str) -> str:
     InvalidInputError
         If the page has no markers.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(markers[0])
+    _, end, after = rest.partition(markers[1])
     if not (begin and end):
-        raise InvalidInputError(f"has no {BEGIN} and {END}", field="page")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+        raise InvalidInputError(f"has no {' and '.join(markers)}", field="page")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def main(

@@ -84,12 +84,18 @@ def choose(name: str, weighed: Weighed, clusters: Ints | None = None) -> Choice:
     -----
     SLOPE++: O(settings n).
     """
+    found = candidates(name, weighed, clusters)
+    return Choice(found[slope(found)].setting, tuple(found))
+
+
+def candidates(name: str, weighed: Weighed, clusters: Ints | None = None) -> list[Candidate]:
+    """Give what an estimator says at every setting, the least biased first; see ``choose``."""
     places = None if clusters is None else np.unique(clusters, return_inverse=True)[1]
     found = []
     for setting in settings_of(name, weighed.weights).tolist():
         rows = terms_of(name, weighed, setting).numerators
         found.append(Candidate(setting, float(rows.mean()), standard_error(rows, places)))
-    return Choice(found[slope(found)].setting, tuple(found))
+    return found
 
 
 def slope(candidates: list[Candidate], width: float = WIDTH) -> int:

@@ -53,12 +53,26 @@ def mean_of(runs: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(runs)), float(stats.t.ppf(0.975, n - 1)) * error
 
 
-def reproduced(
-    what: str, source: str, published: float, runs: Sequence[float], *, within: float
+def reproduced(  # noqa: PLR0913  two numbers and their errors
+    what: str,
+    source: str,
+    published: float,
+    runs: Sequence[float],
+    *,
+    within: float,
+    their_runs: int | None = None,
 ) -> Result:
-    """Compare a protocol run again: our interval must reach to ``within`` of what is published."""
+    """Compare a protocol run again: our interval must reach to ``within`` of what is published.
+
+    Parameters
+    ----------
+    their_runs
+        The published number is a mean of so many runs whose error is not told: then it is taken to
+        have that of as many of ours, and the interval is that of the difference. None: it is taken
+        as exact, or ``within`` holds its error.
+    """
     mean, half = mean_of(runs)
-    within += half
+    within += half if their_runs is None else half * (1.0 + len(runs) / their_runs) ** 0.5
     return Result(
         what=what, published=published, source=source, ours=mean, half_width=half,
         low=published - within, high=published + within,

@@ -267,6 +267,6 @@ def _of_log(judged: Judged, name: str) -> Section:
     text = (
         f"{name.partition(' ')[0]}: the policy learned the earlier half and is judged by the rest."
     )
-    if withheld := judged.evaluation[judged.estimate].withheld:
-        text += f" There is no estimate: {withheld}."
+    if judged.reason:
+        text += f" What it would have earned can not be told: {judged.reason}."
     return Section(title="The log", text=text, charts=tuple(charts))

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from bandit.errors import UnavailableError
 from server import client
-from server.commands import COMMANDS, app, show, validate
+from server.commands import COMMANDS, app, show, validate, verdicts
 from server.commands.loading import Entry
 from sims import worlds
 
@@ -95,12 +95,12 @@ def test_validate_looks_for_the_server_before_it_computes(
 ):
     examples = Path(worlds.EXAMPLES) / "gate"
     spec = next(examples.glob("pass-*.toml"))
-    monkeypatch.setattr(validate, "PATIENCE", 0.3)
+    monkeypatch.setattr(verdicts, "PATIENCE", 0.3)
     monkeypatch.setattr(validate, "_examined", Mock(side_effect=AssertionError("computed")))
     with socket.socket() as bound:  # bound and not listening: refuses
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         found = CliRunner().invoke(app, ["validate", str(spec), "--address", address])
-    assert found.exit_code == validate.BAD_INPUT
+    assert found.exit_code == verdicts.BAD_INPUT
     assert found.stderr.startswith(f"waiting for a server at {address}")
     assert "error: no server answers" in found.stderr

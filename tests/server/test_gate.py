@@ -1,16 +1,20 @@
 """The gate before a start: no verdict, no start; and whoever goes around it is in the audit log."""
 
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from click.testing import Result
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import ParseDict
+from typer.testing import CliRunner
 
 from bandit import spec_file
 from bandit.errors import StateError
@@ -18,6 +22,7 @@ from bandit.gate import Gate
 from bandit.verdict import Check, Verdict
 from server import verdict_messages
 from server.client import BanditClient
+from server.commands import app, verdicts
 from server.pb import bandit_pb2 as pb
 from server.settings import Settings
 from server.tls import Security
@@ -449,3 +454,75 @@ def test_validating_stores_a_verdict_that_a_start_asks_for(tmp_path: Path, overr
             else:
                 with pytest.raises(StateError, match="exploration"):
                     client.start_experiment("stop-greedy")
+
+
+def send(path: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["verdicts", "send", str(path), *options])
+
+
+@pytest.mark.parametrize(
+    ("checks", "override", "status"),
+    [((HOLDS,), "", 0), ((HOLDS, FAILS), "", 1), ((HOLDS, FAILS), "agreed", 0)],
+)
+def test_a_verdict_in_a_file_can_be_sent_later(
+    gated: Peer,
+    client: BanditClient,
+    tmp_path: Path,
+    checks: tuple[Check, ...],
+    override: str,
+    status: int,
+):
+    path = tmp_path / "verdict.json"
+    verdicts.write(verdict(*checks), path)
+    address = f"127.0.0.1:{gated.server.port}"
+    done = send(path, "--address", address, "--override", override)
+    assert done.exit_code == status, done.output
+    assert "stored on" in done.output
+    assert done.output.splitlines()[-1].startswith(
+        "verdict: passed" if len(checks) == 1 else "verdict: stopped by exploration"
+    )
+    gated.create("welcome", start=False)
+    found = client.get_verdict("welcome").verdict
+    assert verdict_messages.read(found.verdict) == verdict(*checks)
+    assert found.override == override
+    if status:
+        assert "stops it" in refused(gated)
+    else:
+        assert start(gated).state == pb.STATE_RUNNING
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda data: data.update(passed=True), "the checks say otherwise"),
+        (lambda data: data.pop("passed"), "is no verdict"),
+        (lambda data: data.update(spec_hash="0"), "spec_hash"),
+        (lambda data: data["checks"][0].update(value="much"), "checks.0.value"),
+        (lambda data: data["checks"][0].update(value=math.nan), "checks.0"),
+        (lambda data: data["checks"][0].pop("name"), "checks.0.name"),
+        (lambda data: data.update(extra=1), "extra"),
+        (lambda data: data.update(checks=[]), "checks"),
+    ],
+)
+def test_a_file_that_is_no_verdict_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], told: str
+):
+    path = tmp_path / "verdict.json"
+    verdicts.write(verdict(HOLDS, FAILS), path)
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    done = send(path, "--address", "127.0.0.1:1")  # it does not come so far
+    assert done.exit_code == 2
+    assert str(path) in done.stderr
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"[1]", b"[" * 5_000])
+def test_what_can_not_be_read_is_refused(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "verdict.json"
+    if content is not None:
+        path.write_bytes(content)
+    done = send(path)
+    assert (done.exit_code, "Traceback" in done.output) == (2, False)
+    assert str(path) in done.stderr

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from bandit.context import OTHER
 from bandit.errors import InvalidInputError
 from bandit.gate import Gate
 from bandit.spec import ExperimentSpec
+from bandit.verdict import Check
 from server.commands import app
 from sims import worlds
 from sims.gate import examine, validate
@@ -75,18 +77,28 @@ def test_every_example_is_listed():
 
 
 @pytest.mark.parametrize("name", STOPPED_BY)
-def test_the_exit_status_is_the_verdict(name: str, tmp_path: Path):
-    done = banditctl("validate", EXAMPLES / f"{name}.toml", "--out", tmp_path)
-    assert done.returncode == int(name.startswith("stop-")), done.stdout + done.stderr
+def test_the_status_is_the_verdict(name: str):
+    done = CliRunner().invoke(app, ["validate", str(EXAMPLES / f"{name}.toml")])
+    assert done.exit_code == int(name.startswith("stop-")), done.output
+    last = done.stdout.strip().splitlines()[-1]
+    found = re.fullmatch(r"verdict: (passed|stopped by (.*)) \(specification (\w+), .*", last)
+    assert found, last
+    stopped = found[2].split(", ") if found[2] else []
+    assert (STOPPED_BY[name] in stopped) if STOPPED_BY[name] else not stopped
+    assert spec_file.digest(spec_of(name)).startswith(found[3])
+
+
+def test_a_report_and_the_verdict_are_written(tmp_path: Path):
+    """By a process of its own: its exit status is the verdict."""
+    done = banditctl("validate", EXAMPLES / "stop-leak.toml", "--out", tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     stopped = {check["name"] for check in verdict["checks"] if not check["passed"]}
-    assert (STOPPED_BY[name] in stopped) if STOPPED_BY[name] else not stopped
-    assert verdict["spec_hash"] == spec_file.digest(spec_of(name))
-    assert f"{name} " in verdict["worlds"][0]
+    assert verdict["spec_hash"] == spec_file.digest(spec_of("stop-leak"))
+    assert "stop-leak " in verdict["worlds"][0]
+    assert "stop-leak" in verdict["log"]
     last = done.stdout.strip().splitlines()[-1]
-    assert last.startswith("verdict: passed" if not stopped else "verdict: stopped by")
-    for check in stopped:
-        assert check in last
+    assert last.startswith(f"verdict: stopped by {', '.join(sorted(stopped))} (")
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
@@ -130,6 +142,7 @@ def test_bad_input_is_status_two(
         ({"kind": "epsilon_greedy", "epsilon": 0.0}, "exploration", False),
         ({"kind": "linucb", "confidence": 0.0}, "exploration", False),
         ({"kind": "uniform"}, "exploration", True),
+        ({"kind": "softmax", "temperature": 1e-9}, "exploration", True),  # worlds tell
         ({"floor": 0.1}, "floor_room", True),
         ({"floor": 0.13}, "floor_room", False),
         ({"posterior": "logistic"}, "posterior", True),
@@ -219,6 +232,24 @@ def test_a_world_that_never_pays_shows_nothing():
     assert not found["learning"].passed
     assert "nothing to learn" in found["learning"].found
     assert found["regret"].passed
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-3, 1e3])
+@pytest.mark.parametrize(("temperature", "passes"), [(0.1, True), (1e-3, False)])
+def test_a_temperature_is_held_against_the_outcomes(
+    unit: float,
+    temperature: float,
+    passes: bool,  # noqa: FBT001
+):
+    """In whatever unit a click is counted, and the temperature with it."""
+    data = spec_file.to_data(short(WELCOME))
+    data["outcome"]["rewards"][0]["weight"] = unit
+    data["policy"] = {"kind": "softmax", "temperature": temperature * unit}
+    found = {c.name: c for c in examine(spec_file.from_data(data), {"w": WORLD}).verdict.checks
+             if c.source != "the specification"}  # fmt: skip
+    check = found["exploration"]
+    assert check.passed is passes
+    assert check.value == pytest.approx(temperature / 0.4, rel=0.3)  # clicks of a fifth or so
 
 
 def test_the_worst_segment_is_named():
@@ -354,7 +385,50 @@ def test_a_uniform_log_is_enough_and_a_short_one_is_not():
         checks = {c.name: c for c in check_log(WELCOME, log, judge(WELCOME, log), "l")}
         assert checks["effective_sample"].passed is passes
         assert checks["log_calibration"].passed
-        assert ("log_regret" in checks) is passes
+        assert checks["log_regret"].passed is passes
+        assert ("can not be told" in checks["log_regret"].found) is not passes
+
+
+def told_by(log: Log, **changes: object) -> dict[str, Check]:
+    """Give what the gate says by a log of a policy that always sends a short e-mail, action 0."""
+    data = spec_file.to_data(WELCOME)
+    data["policy"] = {"kind": "fixed", "action": {"variant": "short", "channel": "email"}}
+    spec = spec_file.from_data(data | changes)
+    return {c.name: c for c in check_log(spec, log, judge(spec, log), "l")}
+
+
+@pytest.mark.parametrize("share", [1.0, 0.01])
+def test_a_policy_that_earns_nothing_is_stopped_unless_chance_would_do_so(share: float):
+    """About 500 rows say what it earns: a fifth of them would click, or one in five hundred."""
+    log = log_of(4_000)
+    clicks = log.rewards * (np.random.default_rng(4).random(len(log)) < share)
+    log = replace(log, rewards=np.where(log.actions == 0, 0.0, clicks))
+    check = told_by(log)["log_regret"]
+    assert check.passed is (share < 1.0)
+    assert "it would have earned 0 [0, " in check.found
+    assert (check.value or 0.0) < 0.9  # a share of what was logged, with an interval
+
+
+def test_a_policy_that_earns_the_most_on_every_row_passes():
+    log = log_of(4_000)
+    best = replace(log, rewards=np.where(log.actions == 0, 1.0, log.rewards))
+    assert told_by(best)["log_regret"].passed
+
+
+def test_a_log_that_can_not_tell_is_no_proof():
+    """Nobody clicked at all; and propensities that are wrong."""
+    log = log_of(4_000)
+    silent = replace(log, rewards=np.zeros(len(log)))
+    wrong = replace(log, rewards=np.where(log.actions == 0, 0.0, log.rewards))
+    wrong = replace(wrong, propensities=np.full(len(log), 0.1))
+    for given_log, told in (
+        (silent, "every outcome of the log is 0"),
+        (wrong, "not chosen as often"),
+    ):
+        check = told_by(given_log)["log_regret"]
+        assert not check.passed
+        assert check.value is None
+        assert told in check.found
 
 
 def test_propensities_that_are_too_small_are_found():

@@ -30,6 +30,16 @@ def test_what_is_reproduced_is_near(ours: list[float], *, holds: bool):
     assert reproduced("x", "s", 10.0, ours, within=1.0).holds is holds
 
 
+def test_a_published_mean_of_runs_has_an_error_of_its_own():
+    ours = [9.0, 11.0, 13.0, 15.0]
+    exact, as_many, one = (
+        reproduced("x", "s", 10.0, ours, within=1.0, their_runs=n).high for n in (None, 4, 1)
+    )
+    half = mean_of(ours)[1]
+    assert (exact, as_many) == pytest.approx((11.0 + half, 11.0 + half * 2.0**0.5))
+    assert one == pytest.approx(11.0 + half * 5.0**0.5)
+
+
 @pytest.mark.parametrize(
     ("ours", "holds"), [([8.0, 8.1], True), ([0.0, 19.0], False), ([10.1, 10.2], False)]
 )
@@ -104,6 +114,47 @@ def test_the_wheel_pays_at_its_rim():
     assert (means[far].max(axis=1) == 50.0).all()
     assert (means[~far].max(axis=1) == 1.2).all()
     assert np.abs(rewards - means).max() < 0.3
+
+
+class PlainLinFullPost:
+    """The published protocol in a few lines of numpy, to hold the engine's posteriors against."""
+
+    def __init__(self, arms: int, width: int, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.precision = np.repeat(0.25 * np.eye(width)[None], arms, axis=0)
+        self.moment, self.squares = np.zeros((arms, width)), np.zeros(arms)
+        self.mean, self.root = np.zeros((arms, width)), 2.0 * np.ones_like(self.precision)
+        self.root *= np.eye(width)
+        self.shape, self.scale = np.full(arms, 6.0), np.full(arms, 6.0)
+
+    def choose(self, x: np.ndarray, _: int) -> int:
+        sds = np.sqrt(self.scale / self.random.gamma(self.shape))
+        draws = self.random.standard_normal(self.mean.shape)
+        weights = self.mean + sds[:, None] * np.einsum("kij,kj->ki", self.root, draws)
+        return int((weights @ x).argmax())
+
+    def learn(self, x: np.ndarray, arm: int, reward: float) -> None:
+        self.precision[arm] += np.outer(x, x)
+        self.moment[arm] += reward * x
+        self.squares[arm] += reward * reward
+        covariance = np.linalg.inv(self.precision[arm])
+        self.mean[arm] = covariance @ self.moment[arm]
+        self.root[arm] = np.linalg.cholesky(covariance)
+        self.shape[arm] += 0.5
+        explained = self.mean[arm] @ self.precision[arm] @ self.mean[arm]
+        self.scale[arm] = 6.0 + 0.5 * (self.squares[arm] - explained)
+
+
+def test_the_engines_arms_play_the_published_protocol():
+    """On the same contexts; false alarms: 1e-4 (means of 24 differences, Student)."""
+    noise = Noise(shape=6.0, scale=6.0)
+    differences = []
+    for seed in range(24):
+        ours = wheel.play(linear.Arms(5, 3, seed, 2.0, noise), 0.5, 300, seed)
+        differences.append(ours - wheel.play(PlainLinFullPost(5, 3, seed), 0.5, 300, seed))
+    mean, half = mean_of(differences)
+    assert abs(mean) < 2.3 * half  # 4.7 standard errors
+    assert half < 6.0  # a policy that never learns differs by about 70
 
 
 def test_a_linear_policy_does_not_see_the_rim():
