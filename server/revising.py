@@ -31,7 +31,7 @@ from server.revisions import Revision
 from server.schema import AnyRow
 from server.writer import Writer
 
-MOST = 10_000
+MOST = 1_000
 """Revisions of an experiment; from there on levels can only be retired."""
 
 

@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from server import revising
 from server.audit import audit
 from server.pb import bandit_pb2 as pb
+from server.sample_ratio import ratios
 from tests.server.harness import SPEC, Peer, decide_request, refusal
 from tests.server.test_revising import GROUPS, NAME, add, findings, play, retire, update, variants
 
@@ -243,7 +244,28 @@ def test_group_sizes_are_judged_by_the_shares_of_their_time(still: Peer):
         still.decide(NAME, f"after {i}")
     found = still.report(NAME)
     assert found.sample_ratio_p_value > 1e-6
+    with still.server.database.reader.connect() as connection:
+        seen = ratios(connection, still.live(NAME))
+    assert {one.snapshot for one in seen} == {"newest", "recent"}
+    assert all(one.customers == 200 and one.p_value > 1e-6 for one in seen)
     assert sum(line.decisions for line in found.groups) == 400
+
+
+def test_an_edit_without_a_snapshot_of_its_own_is_found(
+    still: Peer, monkeypatch: pytest.MonkeyPatch
+):
+    """What the versions promise is checked, and not only hoped for."""
+    still.create(NAME, groups={"random": 0.2})
+    play(still, "first", 30)
+    for i in range(30):
+        still.decide(NAME, f"second {i}")
+    monkeypatch.setattr(
+        revising.Reviser, "_publish", lambda _, _connection, plan: plan.live.snapshot.version
+    )
+    update(still, "groups.random", {"groups": {"random": 0.9}})
+    with still.server.database.reader.connect() as connection:
+        problems = audit(connection, still.live(NAME)).problems
+    assert any("deciding again gives" in one for one in problems)
 
 
 CHANGED = """replace(spec, '"random":0.1', '"random":0.9')"""

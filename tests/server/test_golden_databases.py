@@ -114,6 +114,16 @@ def test_an_old_database_is_migrated_proved_and_served(old: Old):
             clock.advance(4_000)
             peer.learn(name)
             assert peer.experiment(name).snapshot.version == before + 1
+            edit = pb.AddLevelRequest(
+                name=name,
+                factor="variant",
+                level=pb.Level(name="poem"),
+                request_id="edit",
+                reason="a test",
+            )
+            assert peer.experiments.AddLevel(edit).revision.number == 2
+            for request in requests(name, 10, "edited "):
+                assert peer.decisions.Decide(request).decision.snapshot_version == before + 2
         peer.create("another")
         peer.decide("another", "first")
         prove(peer)

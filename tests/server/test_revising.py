@@ -513,6 +513,11 @@ def findings_after_dropping(peer: Peer) -> None:
 # --- two processes ------------------------------------------------------------------------
 
 
+def epoch(peer: Peer) -> int:
+    with peer.server.database.reader.connect() as connection:
+        return catalogue.find_experiment(connection, "default", NAME).epoch
+
+
 def test_an_edit_reaches_other_processes(postgres: PostgresServer, tmp_path: Path):
     url = postgres.fresh()
     with (
@@ -520,6 +525,7 @@ def test_an_edit_reaches_other_processes(postgres: PostgresServer, tmp_path: Pat
         Peer(tmp_path, database=url, poll=0.05) as second,
     ):
         first.create(NAME, groups={"random": 1.0}, publishing={"outcomes": 5, "seconds": 0.05})
+        eventually(lambda: epoch(first) == 2)  # somebody learns
         for i in range(6):
             peer = (first, second)[i % 2]
             one = peer.decide(NAME, f"r{i}")
@@ -533,6 +539,7 @@ def test_an_edit_reaches_other_processes(postgres: PostgresServer, tmp_path: Pat
             assert "v5" in answers
         eventually(lambda: first.experiment(NAME).snapshot.outcomes == 6)
         eventually(lambda: second.experiment(NAME).snapshot.outcomes == 6)
+        assert epoch(first) == 2  # and goes on: no edit took the lease away
         findings(first)
         findings(second)
 
