@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from bandit.errors import BanditError, DeadlineError, UnavailableError
 from bandit.outcome import OutcomeRule
 from server import bugs, ledger, storage
-from server.database import cause_of
+from server.database import cause_of, is_passing
 from server.deciding import Plan, decide
 from server.storage import DecisionRow, EventRow, Logged, Recorded
 from server.turn import Turn
@@ -29,6 +29,8 @@ from server.turn import Turn
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+TRIES = 5
+"""How often a transaction is tried that the database ends to let others through."""
 
 
 class Job(Generic[T]):
@@ -140,6 +142,8 @@ class Writer:
     ----------
     failures
         Transactions that failed.
+    repeats
+        Transactions that the database ended to let others through, and that were tried again.
     has_died
         Whether its thread ended without being told to.
     proved_at
@@ -159,6 +163,7 @@ class Writer:
         guard: Callable[[], None] = lambda: None,
     ) -> None:
         self.failures = 0
+        self.repeats = 0
         self.has_died = False
         self.proved_at = -math.inf
         self._engine = engine
@@ -352,18 +357,40 @@ class Writer:
         return None
 
     def _store(self, jobs: list[Job[Any]]) -> None:
-        try:
-            self._transact(jobs, _append)
-        except IntegrityError:  # a request id seen before: look first, then write
-            self._transact(jobs, _merge)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-            self._note(is_healthy=False)
-            self._resolve(jobs)
+        append, tries = _append, TRIES
+        while True:
+            try:
+                return self._transact(jobs, append)
+            except IntegrityError:  # a request id seen before: look first, then write
+                if append is _merge:
+                    raise
+                append = _merge
+            except DBAPIError as error:
+                tries -= 1
+                if not tries or not (error.connection_invalidated or is_passing(error)):
+                    raise
+                if error.connection_invalidated:
+                    jobs, append = self._in_question(jobs), _merge
+                else:
+                    jobs = self._again(jobs, error)
 
-    def _resolve(self, jobs: list[Job[Any]]) -> None:
-        """Find out what became of a transaction whose connection broke, and write the rest.
+    def _again(self, jobs: list[Job[Any]], error: DBAPIError) -> list[Job[Any]]:
+        """Give the jobs that are still waited for, after the database ended their transaction.
+
+        Notes
+        -----
+        Nothing of it is stored, and nobody was answered; so the same is done once more.
+        """
+        self.repeats += 1
+        log.warning("%d jobs are written again: %s", len(jobs), cause_of(error))
+        now = time.monotonic()
+        for job in jobs:
+            if job.expires < now:
+                job.error = DeadlineError("the deadline passed while the database was busy")
+        return [job for job in jobs if job.expires >= now]
+
+    def _in_question(self, jobs: list[Job[Any]]) -> list[Job[Any]]:
+        """Give the jobs to look up, and to write if they are missing: their connection broke.
 
         Notes
         -----
@@ -372,12 +399,13 @@ class Writer:
         under way, we wait for its end. Nothing is stored twice. What has no id (calls) is
         refused, and its caller looks for himself.
         """
+        self._note(is_healthy=False)
         known = [job for job in jobs if not isinstance(job, Call)]
         for job in jobs:
             if isinstance(job, Call):
                 job.error = UnavailableError("the database went away; try again")
         log.warning("the connection broke; looking up %d jobs", len(known))
-        self._transact(known, _merge)
+        return known
 
     def _tell(self, jobs: list[Job[Any]], seconds: float) -> None:
         """Let the transaction be counted; those it answered do not wait for that."""
