@@ -135,10 +135,10 @@ class Append:
                 for row in rows:
                     copy.write_row(row)
         except connection.dialect.loaded_dbapi.Error as error:
-            raise _as_core(connection, driven, self._copy, error) from error
+            raise as_core(connection, driven, self._copy, error) from error
 
 
-def _as_core(connection: Connection, driven: Any, text: str, error: Any) -> BaseException:  # noqa: ANN401
+def as_core(connection: Connection, driven: Any, text: str, error: Any) -> BaseException:  # noqa: ANN401
     """Turn a driver's error into the one that Core would have raised."""
     dialect = connection.dialect
     is_lost = dialect.is_disconnect(error, driven.dbapi_connection, None)

@@ -150,6 +150,11 @@ def append_decisions(
     _INSERT_DECISION.execute(
         connection, [(experiment_id, seq, *row) for seq, row in enumerate(rows, first)]
     )
+    return placed(first, jobs)
+
+
+def placed(first: int, jobs: Sequence[Sequence[DecisionRow]]) -> list[list[Logged]]:
+    """Say of appended decisions where they stand, one after the other."""
     logged: list[list[Logged]] = []
     seq = first
     for job in jobs:

@@ -9,10 +9,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
@@ -31,6 +31,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 TRIES = 5
 """How often a transaction is tried that the database ends to let others through."""
+
+
+class Carry(Protocol):
+    """Appends all decisions of a transaction at once: ``trip.append``."""
+
+    def __call__(
+        self,
+        connection: Connection,
+        groups: Mapping[int, Sequence[DecisionRow]],
+        *,
+        locked: Collection[int],
+        commits: bool,
+    ) -> dict[int, int]:
+        """Give the place of the first of each experiment."""
 
 
 class Job(Generic[T]):
@@ -183,7 +197,11 @@ class Writer:
         self._stopped = False
         self._door = threading.Lock()
         self._connection: Connection | None = None
-        self._is_shared = engine.dialect.name != "sqlite"
+        self._carry: Carry | None = None
+        if engine.dialect.name == "postgresql":
+            from server import trip  # psycopg is there for those who use it
+
+            self._carry = trip.append
 
     def start(self) -> None:
         """Begin to write."""
@@ -443,10 +461,17 @@ class Writer:
         with self._transaction() as connection:
             for job in jobs:
                 job.error = None
-            if self._is_shared:
-                ids = {getattr(job, "experiment_id", None) for job in jobs}
-                storage.lock(connection, [one for one in ids if one is not None])
-            for experiment_id, asked in _grouped(jobs, AppendDecisions):
+            decided = _grouped(jobs, AppendDecisions)
+            if self._carry is not None:
+                wanted = _wanted(jobs)
+                if append is _append and decided:
+                    self._guard()
+                    is_all = all(isinstance(job, AppendDecisions) for job in jobs)
+                    _append_at_once(self._carry, connection, decided, wanted, commits=is_all)
+                    decided = []
+                else:
+                    storage.lock(connection, wanted)
+            for experiment_id, asked in decided:
                 append(connection, experiment_id, asked)
             for experiment_id, told in _grouped(jobs, AppendEvents):
                 _append_events(connection, experiment_id, told)
@@ -454,6 +479,12 @@ class Writer:
                 if isinstance(job, Call):
                     _call(connection, job)
             self._guard()
+
+
+def _wanted(jobs: list[Job[Any]]) -> set[int]:
+    """Give the experiments whose counters are locked before all else."""
+    ids = {getattr(job, "experiment_id", None) for job in jobs}
+    return {one for one in ids if one is not None}
 
 
 def _told() -> None:
@@ -508,6 +539,24 @@ def _append(connection: Connection, experiment_id: int, jobs: list[AppendDecisio
     logged = storage.append_decisions(connection, experiment_id, [j.decisions for j in jobs])
     for job, result in zip(jobs, logged, strict=True):
         job.result = result
+
+
+def _append_at_once(
+    carry: Carry,
+    connection: Connection,
+    decided: list[tuple[int, list[AppendDecisions]]],
+    locked: Collection[int],
+    *,
+    commits: bool,
+) -> None:
+    """Append all decisions in one trip to the database, which may be the whole transaction."""
+    rows = {one: [row for job in jobs for row in job.decisions] for one, jobs in decided}
+    first = carry(connection, rows, locked=locked, commits=commits)
+    for one, jobs in decided:
+        for job, logged in zip(
+            jobs, storage.placed(first[one], [j.decisions for j in jobs]), strict=True
+        ):
+            job.result = logged
 
 
 def _merge(connection: Connection, experiment_id: int, jobs: list[AppendDecisions]) -> None:

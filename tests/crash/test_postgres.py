@@ -14,11 +14,10 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import Engine, event, select, text
-from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from bandit.errors import UnavailableError
-from server import catalogue, storage
+from server import catalogue, storage, trip
 from server.client import BanditClient
 from server.commands.local import LocalServer
 from server.database import Database
@@ -202,7 +201,7 @@ class Stall:
         """End the backend that is held up in its COMMIT."""
         waiting = "SyncRep" if self._durable else "advisory"
         query = (
-            "SELECT pid FROM pg_stat_activity WHERE wait_event = %s AND query = 'COMMIT' "
+            "SELECT pid FROM pg_stat_activity WHERE wait_event = %s AND query LIKE '%%COMMIT' "
             "AND datname = current_database()"
         )
         eventually(lambda: self._control.execute(query, [waiting]).fetchone(), 60)
@@ -267,17 +266,17 @@ def test_a_backend_killed_before_its_rows_is_looked_up(
     mortal: PostgresServer, writing: Writing, monkeypatch: pytest.MonkeyPatch
 ):
     """The connection breaks in the append itself: the error is known for what it is."""
-    take, pids = storage.take_seq, []
+    placed, pids = trip.placed, []
     control = mortal.connect()
+    holds = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'BEGIN%COPY decisions%'"
 
-    def killed(connection: Connection, experiment_id: int, n: int) -> int:
-        first = take(connection, experiment_id, n)
+    def killed(*known: Any) -> bytes:  # noqa: ANN401
         if not pids:
-            pids.append(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+            pids.extend(control.execute(holds).fetchone() or ())
             control.execute("SELECT pg_terminate_backend(%s, 10000)", pids)
-        return first
+        return placed(*known)
 
-    monkeypatch.setattr(storage, "take_seq", killed)
+    monkeypatch.setattr(trip, "placed", killed)
     assert writing.append("a", "b") == [1, 2]
     assert len(pids) == 1
     assert problems(writing.database, ["a", "b"]) == []
