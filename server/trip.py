@@ -1,224 +1,174 @@
-"""Decisions appended to PostgreSQL in one trip: counters, rows and COMMIT are one message.
+"""Decisions appended to PostgreSQL in one trip: one statement, which may be the transaction.
 
 A counter row is locked from its UPDATE to the end of the transaction, and every other server
 that wants to append waits that long. Statement by statement, this process would be asked six
-times and more in between, and each time its thread waits for the interpreter. Here rows are
-packed before anything is locked; the database then does all on its own, and asks once: for the
-rows, which get their places when the counters are known.
+times and more in between, each time its thread would wait for the interpreter, and a process
+that is paused would keep the lock. Here all is sent before anything is locked: the database takes
+the places, gives them to the rows, appends and commits without asking.
 
-What is sent is what libpq and ``psycopg.pq`` document: a simple query of several statements,
-which PostgreSQL ends at the first that fails, with one COPY of binary rows in it.
+The rows travel as one array of the table's own row type, in PostgreSQL's binary form. That costs
+the database no more than COPY, which can not give the rows their places.
 """
 
-import select
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from struct import Struct
 from typing import Any
 
-from psycopg import DatabaseError, OperationalError, errors, pq
+from psycopg import DatabaseError, adapt, pq
 from sqlalchemy.engine import Connection
 
-from bandit.errors import NotFoundError
+from bandit.errors import CorruptionError
 from server.prepared import as_core
+from server.schema import decisions
 from server.storage import DecisionRow
 
-COLUMNS = (
-    *("experiment_id", "seq", "propensity", "traffic_group", "reason", "snapshot_version"),
-    *("decided_at", "decision_id", "request_hash", "customer", "context", "request_id"),
-    *("time_zone", "action", "exclusions", "propensities"),
+COLUMNS = tuple(decisions.c.keys())
+"""In the order of the table, which is the order of its row type."""
+_APPEND = f"""
+WITH told AS (SELECT * FROM unnest(%b::int4[], %b::int4[]) AS told (id, n)),
+locked AS (
+  SELECT id FROM experiments WHERE id IN (SELECT id FROM told) ORDER BY id FOR NO KEY UPDATE
+),
+taken AS (
+  UPDATE experiments SET next_seq = next_seq + n FROM told JOIN locked USING (id)
+  WHERE experiments.id = told.id RETURNING experiments.id, next_seq - n AS first
+),
+appended AS (
+  INSERT INTO decisions ({", ".join(COLUMNS)})
+  SELECT {", ".join(["experiment_id", "first + seq", *COLUMNS[2:]])}
+  FROM unnest(%b::decisions[]) LEFT JOIN taken ON id = experiment_id
 )
-"""In the order in which rows are packed: what has one size comes first."""
-COPY = f"COPY decisions ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
-COMMIT = "COMMIT"
-_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_END = b"\xff\xff"
-_PLACE = Struct(">hiiiq")  # count of columns, then each value after its size
-_FIXED = Struct(">idihihiqiqi16si16si16si")  # ends with the size of the context
-_SIZE, _NUMBER = Struct(">i"), Struct(">ii")
-_NULL = _SIZE.pack(-1)
+SELECT id, first FROM taken
+"""  # noqa: S608
+"""An experiment that is gone gives its rows no place, which the table refuses."""
+_SHAPE = """
+SELECT 'decisions'::regtype::oid, array_agg(attname::text ORDER BY attnum) FROM pg_attribute
+WHERE attrelid = 'decisions'::regclass AND attnum > 0 AND NOT attisdropped
+"""
+_BYTES, _LONG, _SHORT, _INT, _TEXT, _DOUBLE, _VARCHAR = 17, 20, 21, 23, 25, 701, 1043
+"""PostgreSQL's numbers for types."""
+_ARRAY, _EXTENT = Struct(">iiI"), Struct(">ii")  # dimensions, NULLs, type; length, lower bound
+_HEAD = Struct(">iiiiiiqii16sii")  # count of columns; place, decision id, size of request id
+_HASHES = Struct(">ii16sii16sii")  # request hash, customer, size of context
+_LAST = Struct(">iidiihiihiiqiiq")  # propensity, group, reason, snapshot, time
+_NUMBER, _SIZED, _SIZE = Struct(">iii"), Struct(">ii"), Struct(">i")
+_NO_TEXT, _NO_NUMBER, _NO_BYTES = (_SIZED.pack(one, -1) for one in (_TEXT, _INT, _BYTES))
+
+
+class _Array:
+    """An array as PostgreSQL receives it."""
+
+    def __init__(self, kind: int, elements: Sequence[bytes]) -> None:
+        parts = [_ARRAY.pack(bool(elements), 0, kind)]
+        if elements:
+            parts.append(_EXTENT.pack(len(elements), 1))
+        for element in elements:
+            parts += (_SIZE.pack(len(element)), element)
+        self.data = b"".join(parts)
+
+
+class _Dumper(adapt.Dumper):
+    """Sends an array as it is."""
+
+    format = pq.Format.BINARY
+
+    def dump(self, obj: _Array) -> bytes:
+        """Give the bytes."""
+        return obj.data
 
 
 def append(
-    connection: Connection,
-    groups: Mapping[int, Sequence[DecisionRow]],
-    *,
-    locked: Collection[int] = (),
-    commits: bool,
+    connection: Connection, groups: Mapping[int, Sequence[DecisionRow]], *, commits: bool
 ) -> dict[int, int]:
     """Append decisions of several experiments; give the place of the first of each.
 
     Parameters
     ----------
     connection
-        At the beginning of its transaction.
+        Within a transaction; at its beginning, if this commits.
     groups
         New decisions by their experiment.
-    locked
-        Experiments whose counters are wanted later in the same transaction: all are locked
-        here, in one order, so that no two servers wait in a ring.
     commits
-        Whether that is all, so that the transaction is durable when this returns.
+        Whether that is all, so that it is durable when this returns.
 
     Raises
     ------
-    NotFoundError
-        If an experiment is gone.
     sqlalchemy.exc.DBAPIError
-        As ``storage.append_decisions`` does.
+        As ``storage.append_decisions`` does; IntegrityError also if an experiment is gone.
     """
     lent: Any = connection.connection
     driven = lent.dbapi_connection
-    encoding = driven.info.encoding
-    packed = {one: [packed_row(row, encoding) for row in rows] for one, rows in groups.items()}
-    counts = dict.fromkeys(locked, 0) | {one: len(rows) for one, rows in packed.items()}
-    statements = ["BEGIN", *(_take(one, counts[one]) for one in sorted(counts)), COPY]
-    query = "; ".join([*statements, COMMIT] if commits else statements)
     try:
-        return _carried(_Line(driven.pgconn), query, packed, commits=commits)
+        if commits:
+            driven.autocommit = True
+        kind = _row_type(connection, driven)
+        rows = packed(groups, driven.info.encoding)
+        counts = [len(told) for told in groups.values()]
+        with driven.cursor() as cursor:
+            cursor.adapters.register_dumper(_Array, _Dumper)
+            cursor.execute(_APPEND, (_integers([*groups]), _integers(counts), _Array(kind, rows)))
+            return dict(cursor.fetchall())
     except DatabaseError as error:
-        raise as_core(connection, lent, COPY, error) from error
+        raise as_core(connection, lent, _APPEND, error) from error
+    finally:
+        if commits and driven.info.transaction_status == pq.TransactionStatus.IDLE:
+            driven.autocommit = False  # else it broke, and is not used again
 
 
-def _take(experiment_id: int, n: int) -> str:
-    """Give the statement that locks a counter, and takes places from it."""
-    one = f"{experiment_id:d}"
-    if n == 0:
-        return f"SELECT id, next_seq FROM experiments WHERE id = {one} FOR NO KEY UPDATE"  # noqa: S608
-    return (
-        f"UPDATE experiments SET next_seq = next_seq + {n:d} WHERE id = {one} "  # noqa: S608
-        f"RETURNING id, next_seq - {n:d}"
-    )
+def _row_type(connection: Connection, driven: Any) -> int:  # noqa: ANN401  psycopg.Connection
+    """Give the number of the table's row type; asked once of every connection."""
+    known = connection.info.get(_SHAPE)
+    if known is None:
+        known, columns = driven.execute(_SHAPE).fetchone()
+        if tuple(columns) != COLUMNS:
+            raise CorruptionError(f"decisions has the columns {columns}", field="database")
+        connection.info[_SHAPE] = known
+    return int(known)
 
 
-def packed_row(row: DecisionRow, encoding: str) -> bytes:
-    """Pack all of a row but its place."""
+def _integers(values: Sequence[int]) -> _Array:
+    return _Array(_INT, [_SIZE.pack(value) for value in values])
+
+
+def packed(groups: Mapping[int, Sequence[DecisionRow]], encoding: str) -> list[bytes]:
+    """Pack rows as values of the table's row type; places count from 0 in each experiment."""
+    return [
+        _packed(row, experiment_id, place, encoding)
+        for experiment_id, rows in groups.items()
+        for place, row in enumerate(rows)
+    ]
+
+
+def _packed(row: DecisionRow, experiment_id: int, place: int, encoding: str) -> bytes:
+    """Pack one row: of every column its type, its size and its value."""
     if not len(row.decision_id) == len(row.request_hash) == len(row.customer) == 16:
         raise ValueError("ids of a decision have 16 bytes")
-    fixed = _FIXED.pack(
-        *(8, row.propensity, 2, row.traffic_group, 2, row.reason, 8, row.snapshot_version),
-        *(8, row.decided_at, 16, row.decision_id, 16, row.request_hash, 16, row.customer),
-        len(row.context),
-    )
     request, zone = row.request_id.encode(encoding), row.time_zone.encode(encoding)
-    told = row.exclusions
+    told, kept = row.exclusions, row.propensities
     return b"".join(
         (
-            *(fixed, row.context, _SIZE.pack(len(request)), request, _SIZE.pack(len(zone)), zone),
-            _NULL if row.action is None else _NUMBER.pack(4, row.action),
-            _NULL if told is None else _sized(told.encode(encoding)),
-            _NULL if row.propensities is None else _sized(row.propensities),
+            _HEAD.pack(
+                *(len(COLUMNS), _INT, 4, experiment_id, _LONG, 8, place),
+                *(_BYTES, 16, row.decision_id, _VARCHAR, len(request)),
+            ),
+            request,
+            _HASHES.pack(
+                *(_BYTES, 16, row.request_hash, _BYTES, 16, row.customer),
+                *(_BYTES, len(row.context)),
+            ),
+            row.context,
+            _NO_TEXT if told is None else _sized(_TEXT, told.encode(encoding)),
+            _sized(_VARCHAR, zone),
+            _NO_NUMBER if row.action is None else _NUMBER.pack(_INT, 4, row.action),
+            _LAST.pack(
+                *(_DOUBLE, 8, row.propensity, _SHORT, 2, row.traffic_group),
+                *(_SHORT, 2, row.reason, _LONG, 8, row.snapshot_version),
+                *(_LONG, 8, row.decided_at),
+            ),
+            _NO_BYTES if kept is None else _sized(_BYTES, kept),
         )
     )
 
 
-def _sized(value: bytes) -> bytes:
-    return _SIZE.pack(len(value)) + value
-
-
-def placed(packed: Mapping[int, Sequence[bytes]], first: Mapping[int, int]) -> bytes:
-    """Give all rows their places."""
-    parts = [_HEADER]
-    n = len(COLUMNS)
-    for experiment_id, rows in packed.items():
-        for seq, row in enumerate(rows, first[experiment_id]):
-            parts += (_PLACE.pack(n, 4, experiment_id, 8, seq), row)
-    parts.append(_END)
-    return b"".join(parts)
-
-
-def _carried(
-    line: "_Line", query: str, packed: Mapping[int, Sequence[bytes]], *, commits: bool
-) -> dict[int, int]:
-    line.send(query.encode())
-    first: dict[int, int] = {}
-    while (result := line.receive()) is not None and result.status != pq.ExecStatus.COPY_IN:
-        for i in range(result.ntuples):
-            first[int(result.get_value(i, 0) or 0)] = int(result.get_value(i, 1) or 0)
-    gone = packed.keys() - first.keys()
-    if gone:
-        line.copy(None)
-        raise NotFoundError(f"no experiment {min(gone)}")
-    line.copy(placed(packed, first))
-    last = b""
-    while (result := line.receive()) is not None:
-        last = result.command_status or b""
-    if commits and last != b"COMMIT":  # nothing is answered on any other word
-        raise OperationalError(f"the database answered {last!r} to COMMIT")
-    return first
-
-
-class _Line:
-    """The wire of a connection, on which nobody else speaks."""
-
-    def __init__(self, wire: pq.abc.PGconn) -> None:
-        self._wire = wire
-        self._poll = select.poll()
-
-    def send(self, query: bytes) -> None:
-        """Send a query of several statements."""
-        self._wire.send_query(query)
-        self._flush()
-
-    def copy(self, rows: bytes | None) -> None:
-        """Send the rows that a COPY waits for; None ends it, and the transaction with it."""
-        if rows is None:
-            self._wire.put_copy_end(b"an experiment is gone")
-            self._flush()
-            self._drain()
-            return
-        while not self._wire.put_copy_data(rows):
-            self._flush()
-        while not self._wire.put_copy_end():
-            self._flush()
-        self._flush()
-
-    def receive(self) -> pq.abc.PGresult | None:
-        """Give the next result, None after the last.
-
-        Raises
-        ------
-        psycopg.DatabaseError
-            What the database refused; everything is received then.
-        """
-        result = self._next()
-        if result is not None and result.status in (
-            pq.ExecStatus.FATAL_ERROR,
-            pq.ExecStatus.BAD_RESPONSE,
-        ):
-            error = _error(result)
-            self._drain()
-            raise error
-        return result
-
-    def _next(self) -> pq.abc.PGresult | None:
-        while self._wire.is_busy():
-            self._wait(select.POLLIN)
-            self._wire.consume_input()
-        return self._wire.get_result()
-
-    def _drain(self) -> None:
-        with suppress(DatabaseError):  # a second error says nothing new
-            while self._next() is not None:
-                pass
-
-    def _flush(self) -> None:
-        while self._wire.flush():
-            if self._wait(select.POLLIN | select.POLLOUT) & select.POLLIN:
-                self._wire.consume_input()
-
-    def _wait(self, events: int) -> int:
-        self._poll.register(self._wire.socket, events)
-        [(_, found)] = self._poll.poll()
-        return found
-
-
-def _error(result: pq.abc.PGresult) -> DatabaseError:
-    """Give the error of a result, of the class that psycopg has for its state."""
-    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-    told = pq.error_message(result)
-    try:
-        kind = errors.lookup(state)
-    except KeyError:
-        kind = OperationalError
-    return kind(told) if issubclass(kind, DatabaseError) else OperationalError(told)
+def _sized(kind: int, value: bytes) -> bytes:
+    return _SIZED.pack(kind, len(value)) + value

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
@@ -41,7 +41,6 @@ class Carry(Protocol):
         connection: Connection,
         groups: Mapping[int, Sequence[DecisionRow]],
         *,
-        locked: Collection[int],
         commits: bool,
     ) -> dict[int, int]:
         """Give the place of the first of each experiment."""
@@ -463,14 +462,14 @@ class Writer:
                 job.error = None
             decided = _grouped(jobs, AppendDecisions)
             if self._carry is not None:
-                wanted = _wanted(jobs)
-                if append is _append and decided:
+                is_all = all(isinstance(job, AppendDecisions) for job in jobs)
+                is_new = append is _append
+                if not (is_all and is_new):
+                    storage.lock(connection, _wanted(jobs))
+                if decided and is_new:
                     self._guard()
-                    is_all = all(isinstance(job, AppendDecisions) for job in jobs)
-                    _append_at_once(self._carry, connection, decided, wanted, commits=is_all)
+                    _append_at_once(self._carry, connection, decided, commits=is_all)
                     decided = []
-                else:
-                    storage.lock(connection, wanted)
             for experiment_id, asked in decided:
                 append(connection, experiment_id, asked)
             for experiment_id, told in _grouped(jobs, AppendEvents):
@@ -545,13 +544,12 @@ def _append_at_once(
     carry: Carry,
     connection: Connection,
     decided: list[tuple[int, list[AppendDecisions]]],
-    locked: Collection[int],
     *,
     commits: bool,
 ) -> None:
     """Append all decisions in one trip to the database, which may be the whole transaction."""
     rows = {one: [row for job in jobs for row in job.decisions] for one, jobs in decided}
-    first = carry(connection, rows, locked=locked, commits=commits)
+    first = carry(connection, rows, commits=commits)
     for one, jobs in decided:
         for job, logged in zip(
             jobs, storage.placed(first[one], [j.decisions for j in jobs]), strict=True

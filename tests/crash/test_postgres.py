@@ -17,7 +17,7 @@ from sqlalchemy import Engine, event, select, text
 from sqlalchemy.exc import DBAPIError
 
 from bandit.errors import UnavailableError
-from server import catalogue, storage, trip
+from server import catalogue, storage
 from server.client import BanditClient
 from server.commands.local import LocalServer
 from server.database import Database
@@ -201,7 +201,7 @@ class Stall:
         """End the backend that is held up in its COMMIT."""
         waiting = "SyncRep" if self._durable else "advisory"
         query = (
-            "SELECT pid FROM pg_stat_activity WHERE wait_event = %s AND query LIKE '%%COMMIT' "
+            "SELECT pid FROM pg_stat_activity WHERE wait_event = %s AND query LIKE '%%taken%%' "
             "AND datname = current_database()"
         )
         eventually(lambda: self._control.execute(query, [waiting]).fetchone(), 60)
@@ -262,23 +262,21 @@ def test_who_writes_again_without_looking_writes_twice(
     ]
 
 
-def test_a_backend_killed_before_its_rows_is_looked_up(
-    mortal: PostgresServer, writing: Writing, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_backend_killed_before_its_rows_is_looked_up(mortal: PostgresServer, writing: Writing):
     """The connection breaks in the append itself: the error is known for what it is."""
-    placed, pids = trip.placed, []
-    control = mortal.connect()
-    holds = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'BEGIN%COPY decisions%'"
-
-    def killed(*known: Any) -> bytes:  # noqa: ANN401
-        if not pids:
-            pids.extend(control.execute(holds).fetchone() or ())
-            control.execute("SELECT pg_terminate_backend(%s, 10000)", pids)
-        return placed(*known)
-
-    monkeypatch.setattr(trip, "placed", killed)
-    assert writing.append("a", "b") == [1, 2]
-    assert len(pids) == 1
+    control, name = mortal.connect(), writing.database.url.database
+    holder = mortal.connect(name or "")
+    waits = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+    holder.execute("BEGIN")
+    holder.execute("SELECT 1 FROM experiments FOR UPDATE")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(writing.append, "a", "b")
+        eventually(lambda: control.execute(waits, [name]).fetchone(), 60)
+        [(pid,)] = control.execute(waits, [name]).fetchall()
+        control.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+        holder.execute("ROLLBACK")
+        assert answer.result() == [1, 2]
+    holder.close()
     assert problems(writing.database, ["a", "b"]) == []
     control.close()
 
