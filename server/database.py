@@ -33,9 +33,10 @@ _LOCK_KEY = 0x62616E646974  # "bandit"
 _PATIENCE = {
     "statement_timeout": 60_000,
     "lock_timeout": 30_000,
-    "idle_in_transaction_session_timeout": 60_000,
+    "idle_in_transaction_session_timeout": 10_000,
 }
-"""Milliseconds after which PostgreSQL ends what hangs, so that its locks hold up nobody."""
+"""Milliseconds after which PostgreSQL ends what hangs, so that its locks hold up nobody. A process
+that is paused in a transaction gives way before those who wait for its locks give up."""
 _ABSENCE = {
     "connect_timeout": 10,
     "keepalives_idle": 10,

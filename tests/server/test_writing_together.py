@@ -204,6 +204,24 @@ def test_a_lock_that_is_not_to_be_had_is_asked_for_again(pair: Pair, impatient: 
     assert impatient.writer.failures == 0
 
 
+def test_who_is_paused_in_a_transaction_gives_way_before_others_give_up(pair: Pair):
+    paused = pair.server()
+    limits = text("SELECT setting::int FROM pg_settings WHERE name = :name")
+    with pair.servers[0].database.writer.connect() as connection:
+        told = [
+            connection.execute(limits, {"name": name}).scalar_one()
+            for name in ("idle_in_transaction_session_timeout", "lock_timeout")
+        ]
+    assert told[0] < told[1]
+    with paused.database.writer.connect() as connection:
+        connection.execute(text("SET idle_in_transaction_session_timeout = 50"))
+        storage.take_seq(connection, pair.one, 5)  # and no word more
+        [logged] = pair.servers[0].writer.write(appended(pair.one, [row("x")]))
+        connection.invalidate()
+    assert logged.seq == 1
+    assert pair.servers[0].writer.failures == 0
+
+
 def test_there_is_an_end_to_writing_again(pair: Pair, impatient: Server):
     with pair.other.transaction():
         pair.other.execute(BOTH, [pair.one])
