@@ -4,9 +4,9 @@ import argparse
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
 
 import grpc
 
@@ -26,7 +26,7 @@ def main() -> None:
     if told.core is not None:
         os.sched_setaffinity(0, {told.core})
     sys.setswitchinterval(0.001)
-    lock = threading.Semaphore(told.flight)
+    free = _free(told.flight, told.channels)
     latencies: list[float] = []
     errors: list[str] = []
     own = [("grpc.use_local_subchannel_pool", 1)]  # each channel a connection
@@ -35,14 +35,14 @@ def main() -> None:
         grpc.channel_ready_future(channel).result(10)
     calls = [channel.unary_unary(told.method) for channel in channels]
 
-    def send(number: int, message: bytes, began: float) -> None:
-        future = calls[number % len(calls)].future(message, timeout=30.0)
+    def send(channel: int, message: bytes, began: float) -> None:
+        future = calls[channel].future(message, timeout=30.0)
 
         def done(finished: grpc.Future) -> None:
             latencies.append(time.perf_counter() - began)
             if finished.code() is not grpc.StatusCode.OK:
                 errors.append(finished.details())
-            lock.release()
+            free.put(channel)
 
         future.add_done_callback(done)
 
@@ -50,14 +50,14 @@ def main() -> None:
     for number, message in enumerate(read_messages(told.messages)):
         due = began + number / told.rate if told.rate else 0.0
         time.sleep(max(due - time.perf_counter(), 0.0))
-        lock.acquire()
+        channel = free.get()
         asked = due or time.perf_counter()  # one that is sent too late has waited since it was due
         if asked - began > told.seconds:
-            lock.release()
+            free.put(channel)
             break
-        send(number, message, asked)
+        send(channel, message, asked)
     for _ in range(told.flight):
-        lock.acquire()
+        free.get()
     seconds = time.perf_counter() - began
     ordered = sorted(latencies)
     print(
@@ -76,6 +76,14 @@ def main() -> None:
     )
     for channel in channels:
         channel.close()
+
+
+def _free(flight: int, channels: int) -> "SimpleQueue[int]":
+    """Give the channels that may carry a request; each has its share, and its own pace."""
+    free: SimpleQueue[int] = SimpleQueue()
+    for number in range(flight):
+        free.put(number % channels)
+    return free
 
 
 def read_messages(path: Path) -> list[bytes]:

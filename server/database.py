@@ -34,9 +34,10 @@ _LOCK_KEY = 0x62616E646974  # "bandit"
 _PATIENCE = {
     "statement_timeout": 60_000,
     "lock_timeout": 30_000,
-    "idle_in_transaction_session_timeout": 60_000,
+    "idle_in_transaction_session_timeout": 10_000,
 }
-"""Milliseconds after which PostgreSQL ends what hangs, so that its locks hold up nobody."""
+"""Milliseconds after which PostgreSQL ends what hangs, so that its locks hold up nobody. A process
+that is paused in a transaction gives way before those who wait for its locks give up."""
 _ABSENCE = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -46,6 +47,9 @@ _ABSENCE = {
 }
 """When a PostgreSQL that says nothing is taken for gone; else a lost machine is waited for for
 many minutes. What the URL says goes before."""
+_AGAIN = ("40P01", "40001", "55P03")
+"""What PostgreSQL says of transactions that may well succeed the next time: chosen to end a ring
+of waiters, not serialisable, a lock was not to be had."""
 _READ_ONLY = {"postgresql_readonly": True}
 _DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
 
@@ -347,6 +351,11 @@ def storage_error(error: BaseException) -> BanditError | None:
     if "malformed" in cause or "not a database" in cause:
         return CorruptionError(f"the database is damaged: {cause}")
     return UnavailableError(f"the database does not answer: {cause}")
+
+
+def is_passing(error: DBAPIError) -> bool:
+    """Whether the database ended a transaction that it asks to try again."""
+    return getattr(error.orig, "sqlstate", None) in _AGAIN
 
 
 def cause_of(error: BaseException) -> str:

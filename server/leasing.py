@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from bandit.errors import ConflictError
 from server.clock import Clock
 from server.schema import experiments, leases
+from server.storage import locking
 from server.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def take(
     """
     epoch = int(
         connection.execute(
-            select(experiments.c.epoch).where(experiments.c.id == experiment_id).with_for_update()
+            locking(select(experiments.c.epoch).where(experiments.c.id == experiment_id))
         ).scalar_one()
     )
     mine = leases.c.experiment_id == experiment_id
@@ -71,23 +72,22 @@ def free(connection: Connection, now: int, limit: int) -> list[int]:
 
 def renew(connection: Connection, holder: str, until: int, current: Mapping[int, int]) -> set[int]:
     """Lengthen all leases of a holder and note what they are current to; give those it has."""
-    held = set(
+    mine = leases.c.holder == holder
+    held = connection.execute(
+        select(leases.c.experiment_id, leases.c.current_at)
+        .where(mine)
+        .order_by(leases.c.experiment_id)
+        .with_for_update()
+    ).all()
+    told = [{"one": i, "at": current.get(i, at)} for i, at in held]
+    if told:  # each row once: PostgreSQL checks the key of one that is changed again
         connection.execute(
             update(leases)
-            .where(leases.c.holder == holder)
-            .values(until=until)
-            .returning(leases.c.experiment_id)
-        ).scalars()
-    )
-    told = [{"one": i, "at": at} for i, at in current.items() if i in held]
-    if told:
-        connection.execute(
-            update(leases)
-            .where(leases.c.experiment_id == bindparam("one"), leases.c.holder == holder)
-            .values(current_at=bindparam("at")),
+            .where(leases.c.experiment_id == bindparam("one"))
+            .values(until=until, current_at=bindparam("at")),
             told,
         )
-    return held
+    return {i for i, _ in held}
 
 
 def release(connection: Connection, holder: str) -> None:
@@ -104,7 +104,7 @@ def check(connection: Connection, experiment_id: int, epoch: int) -> None:
         If the lease changed hands.
     """
     now = connection.execute(
-        select(experiments.c.epoch).where(experiments.c.id == experiment_id).with_for_update()
+        locking(select(experiments.c.epoch).where(experiments.c.id == experiment_id))
     ).scalar_one()
     if now != epoch:
         raise ConflictError(f"epoch {epoch} of experiment {experiment_id} ended: it is {now}")

@@ -164,7 +164,7 @@ class driven:  # noqa: N801  used as contextlib's functions are, at a tenth of t
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._cursor.close()
         if isinstance(error, self._connection.dialect.loaded_dbapi.Error):
-            raise _as_core(self._connection, self._text, error) from error
+            raise as_core(self._connection, self._text, error) from error
 
 
 def begun(connection: Connection, text: str) -> driven:
@@ -174,7 +174,7 @@ def begun(connection: Connection, text: str) -> driven:
     return driven(connection, text)
 
 
-def _as_core(connection: Connection, text: str, error: Any) -> BaseException:  # noqa: ANN401
+def as_core(connection: Connection, text: str, error: Any) -> BaseException:  # noqa: ANN401
     """Turn a driver's error into the one that Core would have raised."""
     dialect = connection.dialect
     is_lost = dialect.is_disconnect(error, connection.connection.dbapi_connection, None)

@@ -7,9 +7,9 @@ counter, the decisions, and what others read; ``ledger.py`` appends what is repo
 """
 
 from collections.abc import Generator, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVarTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, exists, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, select, update
 from sqlalchemy.engine import Connection
 
 from bandit.decision import Reason
@@ -20,6 +20,7 @@ from server.schema import AnyRow, decisions, experiments, exposures, outcomes, r
 Key = tuple[str, bytes]
 """Request id, and the hash of what was asked under it."""
 
+Ts = TypeVarTuple("Ts")
 LEARNED_REASONS = (Reason.POLICY, Reason.RANDOM_GROUP)
 
 _TAKE = Prepared(
@@ -112,11 +113,23 @@ def take_seq(connection: Connection, experiment_id: int, n: int) -> int:
 
 
 def lock(connection: Connection, experiment_ids: Iterable[int]) -> None:
-    """Lock several experiments' counters in one order, so that no two writers wait in a ring."""
+    """Lock experiments' counters in one order, so that no two writers wait in a ring."""
     ids = sorted(experiment_ids)
-    if len(ids) > 1:
+    if ids:
         chosen = select(experiments.c.id).where(experiments.c.id.in_(ids))
-        connection.execute(chosen.order_by(experiments.c.id).with_for_update())
+        connection.execute(locking(chosen.order_by(experiments.c.id)))
+
+
+def locking(chosen: Select[*Ts]) -> Select[*Ts]:
+    """Lock the counter rows that are read, as their UPDATE does.
+
+    Notes
+    -----
+    PostgreSQL checks a foreign key by a lock that only forbids to delete the row. The stronger
+    FOR UPDATE would make that wait, in whatever order rows that refer to counters are written,
+    and two writers could wait in a ring.
+    """
+    return chosen.with_for_update(key_share=True)
 
 
 def append_decisions(
@@ -140,6 +153,11 @@ def append_decisions(
     _INSERT_DECISION.execute(
         connection, [(experiment_id, seq, *row) for seq, row in enumerate(rows, first)]
     )
+    return placed(first, jobs)
+
+
+def placed(first: int, jobs: Sequence[Sequence[DecisionRow]]) -> list[list[Logged]]:
+    """Say of appended decisions where they stand, one after the other."""
     logged: list[list[Logged]] = []
     seq = first
     for job in jobs:

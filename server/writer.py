@@ -9,10 +9,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import Connection
@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from bandit.errors import BanditError, DeadlineError, UnavailableError
 from bandit.outcome import OutcomeRule
 from server import bugs, ledger, storage
-from server.database import cause_of
+from server.database import cause_of, is_passing
 from server.deciding import Plan, decide
 from server.storage import DecisionRow, EventRow, Key, Logged, Recorded
 from server.turn import Turn
@@ -29,6 +29,21 @@ from server.turn import Turn
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+TRIES = 5
+"""How often a transaction is tried that the database ends to let others through."""
+
+
+class Carry(Protocol):
+    """Appends all decisions of a transaction at once: ``trip.append``."""
+
+    def __call__(
+        self,
+        connection: Connection,
+        groups: Mapping[int, Sequence[DecisionRow]],
+        *,
+        commits: bool,
+    ) -> dict[int, int]:
+        """Give the place of the first of each experiment."""
 
 
 class Job(Generic[T]):
@@ -146,6 +161,8 @@ class Writer:
     ----------
     failures
         Transactions that failed.
+    repeats
+        Transactions that the database ended to let others through, and that were tried again.
     has_died
         Whether its thread ended without being told to.
     proved_at
@@ -165,6 +182,7 @@ class Writer:
         guard: Callable[[], None] = lambda: None,
     ) -> None:
         self.failures = 0
+        self.repeats = 0
         self.has_died = False
         self.proved_at = -math.inf
         self._engine = engine
@@ -184,7 +202,11 @@ class Writer:
         self._stopped = False
         self._door = threading.Lock()
         self._connection: Connection | None = None
-        self._is_shared = engine.dialect.name != "sqlite"
+        self._carry: Carry | None = None
+        if engine.dialect.name == "postgresql":
+            from server import trip  # psycopg is there for those who use it
+
+            self._carry = trip.append
 
     def start(self) -> None:
         """Begin to write."""
@@ -358,18 +380,40 @@ class Writer:
         return None
 
     def _store(self, jobs: list[Job[Any]]) -> None:
-        try:
-            self._transact(jobs, _append)
-        except IntegrityError:  # a request id seen before: look first, then write
-            self._transact(jobs, _merge)
-        except DBAPIError as error:
-            if not error.connection_invalidated:
-                raise
-            self._note(is_healthy=False)
-            self._resolve(jobs)
+        append, tries = _append, TRIES
+        while True:
+            try:
+                return self._transact(jobs, append)
+            except IntegrityError:  # a request id seen before: look first, then write
+                if append is _merge:
+                    raise
+                append = _merge
+            except DBAPIError as error:
+                tries -= 1
+                if not tries or not (error.connection_invalidated or is_passing(error)):
+                    raise
+                if error.connection_invalidated:
+                    jobs, append = self._in_question(jobs), _merge
+                else:
+                    jobs = self._again(jobs, error)
 
-    def _resolve(self, jobs: list[Job[Any]]) -> None:
-        """Find out what became of a transaction whose connection broke, and write the rest.
+    def _again(self, jobs: list[Job[Any]], error: DBAPIError) -> list[Job[Any]]:
+        """Give the jobs that are still waited for, after the database ended their transaction.
+
+        Notes
+        -----
+        Nothing of it is stored, and nobody was answered; so the same is done once more.
+        """
+        self.repeats += 1
+        log.warning("%d jobs are written again: %s", len(jobs), cause_of(error))
+        now = time.monotonic()
+        for job in jobs:
+            if job.expires < now:
+                job.error = DeadlineError("the deadline passed while the database was busy")
+        return [job for job in jobs if job.expires >= now]
+
+    def _in_question(self, jobs: list[Job[Any]]) -> list[Job[Any]]:
+        """Give the jobs to look up, and to write if they are missing: their connection broke.
 
         Notes
         -----
@@ -378,12 +422,13 @@ class Writer:
         under way, we wait for its end. Nothing is stored twice. What has no id (calls) is
         refused, and its caller looks for himself.
         """
+        self._note(is_healthy=False)
         known = [job for job in jobs if not isinstance(job, Call)]
         for job in jobs:
             if isinstance(job, Call):
                 job.error = UnavailableError("the database went away; try again")
         log.warning("the connection broke; looking up %d jobs", len(known))
-        self._transact(known, _merge)
+        return known
 
     def _tell(self, jobs: list[Job[Any]], seconds: float) -> None:
         """Let the transaction be counted; those it answered do not wait for that."""
@@ -421,10 +466,17 @@ class Writer:
         with self._transaction() as connection:
             for job in jobs:
                 job.error = None
-            if self._is_shared:
-                ids = {getattr(job, "experiment_id", None) for job in jobs}
-                storage.lock(connection, [one for one in ids if one is not None])
-            for experiment_id, asked in _grouped(jobs, AppendDecisions):
+            decided = _grouped(jobs, AppendDecisions)
+            if self._carry is not None:
+                is_all = all(isinstance(job, AppendDecisions) for job in jobs)
+                is_new = append is _append
+                if not (is_all and is_new):
+                    storage.lock(connection, _wanted(jobs))
+                if decided and is_new:
+                    self._guard()
+                    _append_at_once(self._carry, connection, decided, commits=is_all)
+                    decided = []
+            for experiment_id, asked in decided:
                 append(connection, experiment_id, asked)
             for experiment_id, told in _grouped(jobs, AppendEvents):
                 _append_events(connection, experiment_id, told)
@@ -432,6 +484,12 @@ class Writer:
                 if isinstance(job, Call):
                     _call(connection, job)
             self._guard()
+
+
+def _wanted(jobs: list[Job[Any]]) -> set[int]:
+    """Give the experiments whose counters are locked before all else."""
+    ids = {getattr(job, "experiment_id", None) for job in jobs}
+    return {one for one in ids if one is not None}
 
 
 def _told() -> None:
@@ -486,6 +544,23 @@ def _append(connection: Connection, experiment_id: int, jobs: list[AppendDecisio
     logged = storage.append_decisions(connection, experiment_id, [j.decisions for j in jobs])
     for job, result in zip(jobs, logged, strict=True):
         job.result = result
+
+
+def _append_at_once(
+    carry: Carry,
+    connection: Connection,
+    decided: list[tuple[int, list[AppendDecisions]]],
+    *,
+    commits: bool,
+) -> None:
+    """Append all decisions in one trip to the database, which may be the whole transaction."""
+    rows = {one: [row for job in jobs for row in job.decisions] for one, jobs in decided}
+    first = carry(connection, rows, commits=commits)
+    for one, jobs in decided:
+        for job, logged in zip(
+            jobs, storage.placed(first[one], [j.decisions for j in jobs]), strict=True
+        ):
+            job.result = logged
 
 
 def _merge(connection: Connection, experiment_id: int, jobs: list[AppendDecisions]) -> None:

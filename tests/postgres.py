@@ -106,6 +106,11 @@ class PostgresServer:
             self.halt()
         shutil.rmtree(self.folder)
 
+    @property
+    def pid(self) -> int:
+        """The server's first process, from which all others come."""
+        return self._process.pid
+
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         """Give a connection of one's own, each statement its own transaction."""
         return psycopg.connect(

@@ -14,7 +14,6 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import Engine, event, select, text
-from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from bandit.errors import UnavailableError
@@ -202,7 +201,7 @@ class Stall:
         """End the backend that is held up in its COMMIT."""
         waiting = "SyncRep" if self._durable else "advisory"
         query = (
-            "SELECT pid FROM pg_stat_activity WHERE wait_event = %s AND query = 'COMMIT' "
+            "SELECT pid FROM pg_stat_activity WHERE wait_event = %s AND query LIKE '%%taken%%' "
             "AND datname = current_database()"
         )
         eventually(lambda: self._control.execute(query, [waiting]).fetchone(), 60)
@@ -263,23 +262,21 @@ def test_who_writes_again_without_looking_writes_twice(
     ]
 
 
-def test_a_backend_killed_before_its_rows_is_looked_up(
-    mortal: PostgresServer, writing: Writing, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_backend_killed_before_its_rows_is_looked_up(mortal: PostgresServer, writing: Writing):
     """The connection breaks in the append itself: the error is known for what it is."""
-    take, pids = storage.take_seq, []
-    control = mortal.connect()
-
-    def killed(connection: Connection, experiment_id: int, n: int) -> int:
-        first = take(connection, experiment_id, n)
-        if not pids:
-            pids.append(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
-            control.execute("SELECT pg_terminate_backend(%s, 10000)", pids)
-        return first
-
-    monkeypatch.setattr(storage, "take_seq", killed)
-    assert writing.append("a", "b") == [1, 2]
-    assert len(pids) == 1
+    control, name = mortal.connect(), writing.database.url.database
+    holder = mortal.connect(name or "")
+    waits = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
+    holder.execute("BEGIN")
+    holder.execute("SELECT 1 FROM experiments FOR UPDATE")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(writing.append, "a", "b")
+        eventually(lambda: control.execute(waits, [name]).fetchone(), 60)
+        [(pid,)] = control.execute(waits, [name]).fetchall()
+        control.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+        holder.execute("ROLLBACK")
+        assert answer.result() == [1, 2]
+    holder.close()
     assert problems(writing.database, ["a", "b"]) == []
     control.close()
 
@@ -351,4 +348,4 @@ def test_a_statement_that_hangs_is_ended(mortal: PostgresServer):
         names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
         found = [connection.execute(text(f"SHOW {name}")).scalar_one() for name in names]
     database.close()
-    assert found == ["1min", "30s", "1min"]
+    assert found == ["1min", "30s", "10s"]

@@ -215,14 +215,36 @@ def test_a_full_disk_fails_every_waiter_and_the_writer_lives_on(
     assert logged.seq == 1
 
 
+def broken(engine: Engine, failures: list[OperationalError]) -> None:
+    """Let as many commits fail, with all rows written before."""
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "commit")
+        def fail(_: Connection) -> None:
+            if failures:
+                raise failures.pop()
+
+    else:
+        with engine.begin() as connection:
+            connection.execute(text(BROKEN.format(n=len(failures))))
+
+
+BROKEN = """
+CREATE SEQUENCE commits;
+CREATE FUNCTION is_broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF nextval('commits') <= {n} THEN
+    RAISE EXCEPTION 'disk I/O error' USING ERRCODE = 'io_error';
+  END IF;
+  RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER is_broken AFTER INSERT ON decisions DEFERRABLE INITIALLY DEFERRED
+  FOR EACH ROW EXECUTE FUNCTION is_broken()
+"""
+
+
 def test_a_failed_commit_fails_its_waiters(database: Database, writer: Writer, one: int):
-    failures = [OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))]
-
-    @event.listens_for(database.writer, "commit")
-    def fail(_: Connection) -> None:
-        if failures:
-            raise failures.pop()
-
+    failure = OperationalError("COMMIT", {}, sqlite3.OperationalError("disk I/O error"))
+    broken(database.writer, [failure])
     with pytest.raises(UnavailableError, match="did not take the write"):
         writer.write(appended(one, [row("a")]))
     assert stored(database) == set()
