@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -189,10 +190,13 @@ class Stall:
     """Holds commits up, before or after the transaction is durable."""
 
     def __init__(self, server: PostgresServer, database: Database, *, durable: bool) -> None:
-        self._control = server.connect(database.url.database or "")
+        self._server = server
+        self._database = database.url.database or ""
+        self._control = server.connect(self._database)
         self._durable = durable
         if durable:  # as if a standby had to confirm: the commit is on disk, its answer waits
             self._configure("nobody")
+            eventually(self._is_held, 60)
         else:
             self._control.execute(HOLD_UP)
             self._control.execute("SELECT pg_advisory_lock(7)")
@@ -215,6 +219,22 @@ class Stall:
             self._control.execute("SELECT pg_advisory_unlock(7)")
         self._control.close()
 
+    def _is_held(self) -> bool:
+        """Whether a commit is held up by now: the database's processes hear of it one by one."""
+        query = "SELECT wait_event FROM pg_stat_activity WHERE pid = %s"
+        seen: set[str] = set()
+        with closing(self._server.connect(self._database)) as probe:
+            pid = probe.info.backend_pid
+            probe.pgconn.send_query(b"SELECT pg_logical_emit_message(true, '', '')")
+
+            def ended() -> bool:
+                seen.update(self._control.execute(query, [pid]).fetchone() or ())
+                return not seen.isdisjoint({"SyncRep", "ClientRead"})
+
+            eventually(ended, 60)
+            self._control.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+        return "SyncRep" in seen
+
     def _configure(self, standby: str) -> None:
         self._control.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'")
         self._control.execute("SELECT pg_reload_conf()")
@@ -228,8 +248,10 @@ def killed_in_commit(server: PostgresServer, writing: Writing, *, durable: bool)
     stall = Stall(server, writing.database, durable=durable)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(writing.append, "in question", "beside it")
-        stall.kill()
-        stall.release()
+        try:
+            stall.kill()
+        finally:
+            stall.release()
     return answer
 
 
