@@ -559,8 +559,7 @@ def _reward_request(experiment: str, fact: Fact) -> pb.RecordRewardRequest:
 
 
 def _answer(decision: pb.Decision) -> Answer:
-    sends = decision.HasField("action")
-    action = decision.action
+    sends, action = decision.HasField("action"), decision.action
     reason = Reason(decision.reason)
     return Answer(
         decision_id=decision.decision_id,
