@@ -4,7 +4,9 @@ On SQLite exactly one connection writes and checkpoints (releases 3.7.0 to 3.51.
 commits with two); all others are query-only. A lock file keeps a second server away.
 """
 
+import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +53,8 @@ _AGAIN = ("40P01", "40001", "55P03")
 """What PostgreSQL says of transactions that may well succeed the next time: chosen to end a ring
 of waiters, not serialisable, a lock was not to be had."""
 _READ_ONLY = {"postgresql_readonly": True}
+LOOK = 0.01
+"""Seconds for which SQLite's files are taken to be those that were seen."""
 _DURABLE = {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 1000}
 
 
@@ -83,6 +87,7 @@ class Database:
         self.turn = Turn()
         path = _path(self.url)
         self._identities: dict[str, tuple[int, int]] = {}
+        self._looked_at = -math.inf
         if read_only and path is not None and not path.is_file():
             raise InvalidInputError(f"there is no database {path}", field="database")
         if not read_only and path is not None:
@@ -125,17 +130,22 @@ class Database:
 
         A file that was deleted or replaced stays open: what is written to it is gone at the end
         of the process. So it is with the write-ahead log, which any reader that comes makes anew.
-        And where the lock was deleted, another server may hold a new one. Costs a few
-        microseconds.
+        And where the lock was deleted, another server may hold a new one. It is looked at most
+        every ``LOOK`` seconds: each look lets another thread have the interpreter, which small
+        transactions waited for.
 
         Raises
         ------
         UnavailableError
             If the file, its write-ahead log or its lock is gone or another one.
         """
+        now = time.monotonic()
+        if now < self._looked_at + LOOK:
+            return
         for path, identity in self._identities.items():
             if _identity(path) != identity:
                 raise _gone(path)
+        self._looked_at = now
 
     def close(self) -> None:
         """Close every connection and give up the lock."""

@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from server import health
 from server.catalogue import fact
+from server.database import LOOK
 from server.transport import LIVENESS, READINESS
 from server.writer import Call
 from tests.server.harness import Peer, decide_request, eventually, refusal
@@ -78,6 +80,7 @@ def test_a_deleted_database_is_noticed_and_nothing_more_is_acknowledged(sick: Pe
     sick.decide(name, "r1")
     away = tmp_path / "away.db"
     (tmp_path / "bandit.db").rename(away)
+    time.sleep(2 * LOOK)
     found = refusal(sick.decide, name, "r2")
     assert (found.code, found.retry) == (grpc.StatusCode.UNAVAILABLE, True)
     reasons = becomes(sick, ready=False, alive=True)
@@ -102,6 +105,7 @@ def test_a_database_replaced_by_another_is_noticed(sick: Peer, tmp_path: Path):
 def test_a_deleted_write_ahead_log_is_noticed(sick: Peer, tmp_path: Path):
     name = sick.create("without a log")
     (tmp_path / "bandit.db-wal").unlink()
+    time.sleep(2 * LOOK)
     assert refusal(sick.decide, name, "r1").code is grpc.StatusCode.UNAVAILABLE
     assert "write-ahead log" in becomes(sick, ready=False, alive=True)
 
@@ -115,6 +119,7 @@ def test_a_write_ahead_log_made_anew_is_noticed(sick: Peer, tmp_path: Path):
     with suppress(sqlite3.OperationalError):
         other.execute("SELECT count(*) FROM decisions")
     assert log.exists()
+    time.sleep(2 * LOOK)
     assert refusal(sick.decide, name, "r1").code is grpc.StatusCode.UNAVAILABLE
     assert "write-ahead log" in becomes(sick, ready=False, alive=True)
     other.close()
