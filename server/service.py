@@ -188,7 +188,9 @@ class DecisionService:
         """Choose several actions in order for one customer, in one transaction."""
         live = self._live.find(caller.tenant, _name(request.experiment, "experiment"))
         job = ranking.job(request, live, self._clock(), self._live.refused)
-        return ranking.answer(request, live, self._writer.write(job, caller.expires))
+        logged = self._writer.write(job, caller.expires)
+        told = revisions.teller(self._reader, live, logged, removed=request.include_removed)
+        return ranking.answer(request, told, logged)
 
     def RecordReward(
         self, request: pb.RecordRewardRequest, caller: Caller

@@ -412,6 +412,24 @@ def test_what_retention_left_is_the_answer(peer: Peer, name: str):
     assert peer.log_length(name) == 3
 
 
+def test_it_stays_as_it_was_answered_before_an_edit(still: Peer):
+    """The actions that were removed, too: those of the specification that decided."""
+    name = create(still, "edited")
+    asked = rank_request(name, "r", 3, include_removed=True)
+    first = still.decisions.Rank(asked).decisions
+    assert len(first) == 3
+    still.experiments.RetireLevel(
+        pb.RetireLevelRequest(
+            name=name, factor="variant", level="long", request_id="retire", reason="a test"
+        )
+    )
+    [late] = rank(still, name, "late", 1, include_removed=True)
+    assert {one.reason for one in late.removed} == {"retired"}
+    again = still.decisions.Rank(asked).decisions
+    assert all(one.repeated_request for one in again)
+    assert [same(one) for one in again] == list(first)
+
+
 def test_it_stays_as_it_was_answered(still: Peer, tmp_path: Path):
     """After learning, after a restart, and from another process on the same database."""
     name = create(still, "lasting", groups={"random": 0.3})
